@@ -1,0 +1,221 @@
+"""Presets: what a cascade is and how it is trained, as checked YAML.
+
+Every key is known to a pydantic model; an unknown one is refused by name. ``--set section.key=value``
+overrides single values, which are read as YAML.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from satcascade.errors import UsageError
+
+Weighting = Literal["edm", "min_snr", "sigmoid", "uniform"]
+Fraction = Field(ge=0.0, le=1.0)
+StageName = Literal["base", "sr"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CompactModel(_Section):
+    """Arguments of :class:`satcascade.models.compact_unet.CompactUNet`, which explains them."""
+
+    architecture: Literal["compact"] = "compact"
+    sample_size: PositiveInt
+    patch_size: PositiveInt = 4
+    widths: tuple[PositiveInt, ...]
+    blocks: tuple[PositiveInt, ...]
+    attention: tuple[bool, ...]
+    self_attention: bool = True
+    head_dim: PositiveInt = 64
+    cond_dim: PositiveInt = 384
+    text_dim: PositiveInt = 384
+    dropout: float = Fraction
+    low_res: bool = False
+    low_res_resize: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    sigma_data: PositiveFloat = 0.5
+
+
+class LowResNoise(_Section):
+    """Noise augmentation of the low-resolution input (Ho et al. 2021, "Cascaded diffusion models").
+
+    Training draws a log-SNR for each image, uniformly between ``low`` and ``high``.
+    """
+
+    low: float
+    high: float
+
+
+class Training(_Section):
+    """How one stage is trained.
+
+    Attributes:
+        steps: optimiser steps in all.
+        batch_size: images a step, over all processes.
+        optimizer: ``adamw``, or ``muon`` (Muon for the inner matrices, AdamW for the rest).
+        learning_rate: peak; reached after ``warmup_steps``, held, and taken linearly to zero over the last
+            ``decay_steps``. A run can be lengthened as long as its decay has not begun.
+        ema_half_life: of the averaged weights, in images seen; at most a fifth of the images seen so far.
+        caption_dropout: share of captions replaced by the null caption (classifier-free guidance).
+        all_captions: draw one of an image's captions; otherwise its first.
+        symmetries: draw one of the eight flips and rotations.
+        log_snr_mean, log_snr_std: normal distribution of the noise level of training images.
+        weighting: loss weight over noise levels, see :func:`satcascade.diffusion.loss_weight`.
+        crop: side of a random crop, in pixels of the stage's images; null trains on whole images.
+        low_res_noise: only for super-resolution.
+        precision: ``auto`` is bfloat16 where the hardware computes in it natively.
+        seed: of everything random: data order, augmentation, noise, dropout, initial weights.
+        log_every, checkpoint_every, sample_every: in steps; the latter two may be 0, for only at the end
+            and never.
+        keep_checkpoints: how many of the last ones are kept.
+    """
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: PositiveFloat
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(0.0, ge=0.0)
+    warmup_steps: int = Field(0, ge=0)
+    decay_steps: int = Field(0, ge=0)
+    gradient_clip: PositiveFloat = 1.0
+    ema_half_life: PositiveInt = 10_000
+    caption_dropout: float = Field(0.1, ge=0.0, le=1.0)
+    all_captions: bool = True
+    symmetries: bool = True
+    log_snr_mean: float = 0.0
+    log_snr_std: PositiveFloat = 2.0
+    weighting: Weighting = "edm"
+    crop: PositiveInt | None = None
+    low_res_noise: LowResNoise | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = Field(0, ge=0)
+    log_every: PositiveInt = 20
+    checkpoint_every: int = Field(500, ge=0)
+    sample_every: int = Field(1000, ge=0)
+    keep_checkpoints: PositiveInt = 2
+
+
+class Stage(_Section):
+    """One network of the cascade and its training."""
+
+    model: CompactModel
+    training: Training
+
+
+class NoiseSchedule(_Section):
+    """Discrete noise schedule given to diffusers schedulers: the shifted cosine, in log-SNR."""
+
+    shift: float = 0.0
+    low: float = -12.0
+    high: float = 12.0
+
+
+class StageSampling(_Section):
+    """Defaults of the pipeline for one stage."""
+
+    scheduler: str = "dpm++"
+    steps: PositiveInt
+    guidance_scale: float = Field(1.0, ge=0.0)
+    schedule: NoiseSchedule = NoiseSchedule()
+
+
+class Sampling(_Section):
+    """Defaults of the pipeline.
+
+    ``low_res_log_snr`` is the noise added to the base image before super-resolution;
+    ``guidance_interval`` the range of log-SNR in which guidance is applied (Kynkaanniemi et al. 2024).
+    """
+
+    base: StageSampling
+    sr: StageSampling
+    low_res_log_snr: float
+    projected_guidance: bool = False
+    guidance_interval: tuple[float, float] | None = None
+
+
+class Preset(_Section):
+    """A whole cascade."""
+
+    name: str
+    text_encoder: str
+    base: Stage
+    sr: Stage
+    sampling: Sampling
+
+    def stage(self, name: StageName) -> Stage:
+        """The base or the super-resolution stage."""
+        return self.base if name == "base" else self.sr
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    return sorted(
+        Path(entry.name).stem
+        for entry in resources.files("satcascade.presets").iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
+    """Read a preset by name, or from a YAML file, and apply overrides.
+
+    Args:
+        name: one of :func:`preset_names`, or a path that ends in ``.yaml``.
+        overrides: ``section.key=value``, for example ``base.training.batch_size=16``.
+
+    Raises:
+        UsageError: unknown preset, unknown key, or a value of the wrong kind or range.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"no preset file {path}")
+        text = path.read_text(encoding="utf-8")
+    elif name in preset_names():
+        text = (resources.files("satcascade.presets") / f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        raise UsageError(f"unknown preset '{name}': choose one of {', '.join(preset_names())}, or a .yaml file")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"preset '{name}' is not YAML: {' '.join(str(error).split())}") from error
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return Preset.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(f"preset '{name}': {describe(error)}") from error
+
+
+def describe(error: ValidationError) -> str:
+    """The first problem of a validation error in one line, and how many more there are."""
+    problems = error.errors()
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"])
+    message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"][0].lower() + first["msg"][1:]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{key}: {message}{more}"
+
+
+def _apply(content: Any, override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UsageError(f"override '{override}' is not of the form section.key=value")
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        content = content.setdefault(section, {}) if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        raise UsageError(f"override '{key}' names no setting: '{sections[-1]}' is not a section")
+    try:
+        content[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageError(f"override '{override}' has a value that is not YAML") from error

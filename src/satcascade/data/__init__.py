@@ -1,0 +1,1 @@
+"""Captioned image sets: reading them where they are, and preparing them for training."""

@@ -1,0 +1,87 @@
+"""Any captioned image folder in the Hugging Face ``imagefolder`` convention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from satcascade.data.sources.image_files import list_images
+from satcascade.data.sources.sample import Problem, Sample, Source, normal_split
+from satcascade.data.sources.tables import captions_of, read_rows, require_captions, require_column, text_in
+from satcascade.errors import SatcascadeError
+
+_TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
+
+
+def read_imagefolder(folder: Path, split: str) -> Source:
+    """A folder of images with their captions in a table.
+
+    Format: images of any size in any format that Pillow reads, 8 bits a channel; beside them, or in the
+    folder of each split, or one folder deeper, a table ``metadata.jsonl``, ``metadata.csv`` or
+    ``captions.csv`` with the column ``file_name`` (relative to the table) and the captions: ``text``,
+    ``caption`` or ``captions`` (a list), or numbered columns ``caption1``, ``caption2``, ... Optional
+    columns: ``label``, ``split``. An image file that no row names is a problem, not a silent omission.
+
+    Splits: the ``split`` column; else the first folder on the image's path that is called train,
+    val (valid, validation, dev) or test; else ``split``.
+
+    Names: the image's path relative to the folder, so that equal names in two splits stay apart.
+
+    Citation: the convention is documented by the ``datasets`` library, "Create an image dataset".
+
+    Args:
+        folder: the folder.
+        split: the split of images to which neither a column nor a folder gives one.
+
+    Raises:
+        SatcascadeError: there is no table, one cannot be read or lacks its columns, or no image is there.
+    """
+    tables = find_tables(folder)
+    if not tables:
+        raise SatcascadeError(
+            f"no captions in {folder}: put a {', '.join(_TABLES[:-1])} or {_TABLES[-1]} there"
+        )
+    samples: list[Sample] = []
+    problems: list[Problem] = []
+    for table in tables:
+        rows, unreadable = read_rows(table)
+        problems += unreadable
+        require_column(table, rows, "file_name")
+        require_captions(table, rows)
+        for number, row in enumerate(rows, start=1):
+            name = text_in(row, "file_name")
+            if not name:
+                where = table.relative_to(folder).as_posix()
+                problems.append(Problem("row without file name", f"row {number} of {where}"))
+                continue
+            filename = (table.parent.relative_to(folder) / name).as_posix()
+            samples.append(
+                Sample(
+                    filename=filename,
+                    split=text_in(row, "split") or _split_on_path(filename) or split,
+                    label=text_in(row, "label") or None,
+                    captions=captions_of(row),
+                    image=folder / filename,
+                )
+            )
+    images = {path.relative_to(folder).as_posix() for path in list_images(folder)}
+    named = {sample.filename for sample in samples}
+    if not images & named:
+        raise SatcascadeError(
+            f"no images in {folder}: not one of the {len(named)} files that {tables[0].name} names is there"
+        )
+    problems += [Problem("image without a row", name) for name in sorted(images - named)]
+    return Source(str(folder), "imagefolder", samples, problems)
+
+
+def find_tables(folder: Path) -> list[Path]:
+    """The tables of captions in a folder and up to two folders below it, at most one a folder."""
+    tables: dict[Path, Path] = {}
+    for depth in ("", "*/", "*/*/"):
+        for name in _TABLES:
+            for table in sorted(folder.glob(depth + name)):
+                tables.setdefault(table.parent, table)
+    return list(tables.values())
+
+
+def _split_on_path(filename: str) -> str | None:
+    return next((part for part in Path(filename).parts[:-1] if normal_split(part)), None)

@@ -1,0 +1,13 @@
+"""The two errors a user can meet: each is one line that says what, where, and what to do."""
+
+
+class SatcascadeError(Exception):
+    """A clear refusal at run time; the command line prints its message and exits with 1."""
+
+    exit_code = 1
+
+
+class UsageError(SatcascadeError):
+    """The request itself is wrong (an argument, a configuration key); exits with 2."""
+
+    exit_code = 2

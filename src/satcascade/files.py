@@ -1,0 +1,72 @@
+"""Files that appear whole or not at all: written aside, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from satcascade.errors import SatcascadeError
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; on success it is renamed to ``path``.
+
+    On any exception the temporary file is removed and ``path`` is as it was before. Nothing that
+    reads the folder ever sees a half-written ``path``, whenever the process is killed.
+
+    Raises:
+        SatcascadeError: the disk is full (the original ``OSError`` is its cause).
+    """
+    path = Path(path)
+    # A fixed name: what a killed process leaves behind is overwritten by the next attempt.
+    aside = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except Exception as error:
+        if is_disk_full(error):
+            raise no_space(path) from error
+        raise
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether ``error`` says that the disk (or the user's quota) is full."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # safetensors and torch.save report the system's error inside one of their own.
+    return "No space left on device" in str(error) or "PytorchStreamWriter failed" in str(error)
+
+
+def no_space(path: Path) -> SatcascadeError:
+    """The refusal for a full disk while writing ``path``."""
+    return SatcascadeError(
+        f"no space left on the device for {path}: free some space and run the same command again, "
+        "it goes on where it stopped"
+    )
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def synced_write(path: Path, content: bytes) -> None:
+    """Write ``content`` and flush it to the disk before returning."""
+    with Path(path).open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,298 @@
+"""The compact cascade's UNet: small enough that a CPU samples, and even trains, it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from satcascade.diffusion import preconditioning
+from satcascade.models.denoiser import TextCondition
+
+_FREQUENCIES = 64
+
+
+class CompactUNet(ModelMixin, ConfigMixin):
+    """Text-conditioned denoiser that works at a quarter of the image's resolution.
+
+    The image is pixel-unshuffled by ``patch_size``, so that the first level has (S / patch_size)^2
+    positions. Each level is a stack of ResNet blocks, modulated by noise level and pooled caption
+    (adaptive group normalisation), some followed by attention over the image's own positions and the
+    caption's tokens together. The output is EDM-preconditioned (:func:`satcascade.diffusion.preconditioning`).
+
+    Args:
+        sample_size: pixels a side, S.
+        patch_size: side of the pixel block that makes one position.
+        widths: channels of each level; each level halves the resolution of the one before.
+        blocks: ResNet blocks of each level, going down and again going up.
+        attention: for each level, whether its blocks are followed by attention.
+        self_attention: attend to the image's positions too; otherwise to the caption's tokens only,
+            which costs less and lets a network trained on crops run on whole images.
+        head_dim: width of an attention head.
+        cond_dim: width of the noise and caption vector.
+        text_dim: width D of the text encoder's embeddings.
+        dropout: within ResNet blocks.
+        low_res: whether the network also takes a low-resolution image (super-resolution stage).
+        low_res_resize: how that image is brought to S.
+        sigma_data: root mean square of the training images in [-1, 1].
+        prediction_type: always ``v_prediction``; stored for the scheduler.
+    """
+
+    _supports_gradient_checkpointing = False
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 128,
+        patch_size: int = 4,
+        widths: Sequence[int] = (128, 224, 320),
+        blocks: Sequence[int] = (2, 2, 2),
+        attention: Sequence[bool] = (False, True, True),
+        self_attention: bool = True,
+        head_dim: int = 32,
+        cond_dim: int = 384,
+        text_dim: int = 384,
+        dropout: float = 0.0,
+        low_res: bool = False,
+        low_res_resize: str = "bilinear",
+        sigma_data: float = 0.5,
+        prediction_type: str = "v_prediction",
+    ) -> None:
+        super().__init__()
+        if not len(widths) == len(blocks) == len(attention):
+            raise ValueError("widths, blocks and attention must name as many levels")
+        if prediction_type != "v_prediction":
+            raise ValueError("CompactUNet predicts v")
+        self.text = _TextHead(text_dim, cond_dim)
+        self.noise_level = _NoiseLevel(cond_dim)
+        self.low_res_level = _NoiseLevel(cond_dim) if low_res else None
+        pixels = 3 * patch_size**2
+        self.stem = nn.Conv2d(pixels * (2 if low_res else 1), widths[0], 3, padding=1)
+
+        def stage(level: int, merge: bool) -> nn.ModuleList:
+            return nn.ModuleList(
+                _Stage(
+                    widths[level],
+                    cond_dim,
+                    head_dim if attention[level] else None,
+                    self_attention,
+                    dropout,
+                    merge,
+                )
+                for _ in range(blocks[level])
+            )
+
+        self.down = nn.ModuleList(stage(level, merge=False) for level in range(len(widths)))
+        self.shrink = nn.ModuleList(
+            nn.Conv2d(wide, narrow, 3, stride=2, padding=1)
+            for wide, narrow in zip(widths, widths[1:], strict=False)
+        )
+        self.middle = _Stage(
+            widths[-1], cond_dim, head_dim if attention[-1] else None, self_attention, dropout, merge=False
+        )
+        self.grow = nn.ModuleList(
+            nn.Conv2d(wide, narrow, 1) for narrow, wide in zip(widths, widths[1:], strict=False)
+        )
+        self.up = nn.ModuleList(stage(level, merge=True) for level in range(len(widths)))
+        self.out_norm = nn.GroupNorm(_groups(widths[0]), widths[0])
+        self.out = _zero(nn.Conv2d(widths[0], pixels, 3, padding=1))
+
+    def encode_text(self, embeddings: Tensor, mask: Tensor, keep: Tensor | None = None) -> TextCondition:
+        """Turn token embeddings into the condition that every denoising step reuses.
+
+        Args:
+            embeddings: (B, L, text_dim) of the frozen encoder.
+            mask: (B, L) bool, True at real tokens.
+            keep: (B,) bool; False gives the null caption of classifier-free guidance.
+        """
+        return self.text(embeddings, mask, keep)
+
+    def forward(
+        self,
+        sample: Tensor,
+        log_snr: Tensor,
+        text: TextCondition,
+        low_res: Tensor | None = None,
+        low_res_log_snr: Tensor | None = None,
+    ) -> Tensor:
+        """Predict v.
+
+        Args:
+            sample: x_t, (B, 3, H, W); H and W divide by patch_size * 2^(levels - 1).
+            log_snr: (B,) noise level of ``sample``.
+            text: from :meth:`encode_text`.
+            low_res: the low-resolution image at the size of ``sample``, noised at ``low_res_log_snr``.
+            low_res_log_snr: (B,).
+
+        Returns:
+            v of shape (B, 3, H, W), float32.
+
+        Raises:
+            ValueError: a low-resolution image is missing, or given to a network that takes none.
+        """
+        if (low_res is not None) != self.config.low_res:
+            raise ValueError("low_res must be given to a super-resolution network, and to no other")
+        c_skip, c_out, c_in = preconditioning(log_snr, self.config.sigma_data)
+        cond = self.noise_level(log_snr) + text.pooled
+        x = F.pixel_unshuffle(sample * c_in, self.config.patch_size)
+        if low_res is not None:
+            scale = preconditioning(low_res_log_snr, self.config.sigma_data)[2]
+            x = torch.cat([x, F.pixel_unshuffle(low_res * scale, self.config.patch_size)], dim=1)
+            cond = cond + self.low_res_level(low_res_log_snr)
+        cond = F.silu(cond)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        skips: list[Tensor] = []
+        for level, stages in enumerate(self.down):
+            if level:
+                x = self.shrink[level - 1](x)
+            for stage in stages:
+                x = stage(x, cond, text)
+                skips.append(x)
+        x = self.middle(x, cond, text)
+        for level in reversed(range(len(self.up))):
+            for stage in self.up[level]:
+                x = stage(x, cond, text, skips.pop())
+            if level:
+                x = F.interpolate(self.grow[level - 1](x), scale_factor=2.0, mode="nearest")
+        x = self.out(F.silu(self.out_norm(x)))
+        return c_skip * sample + c_out * F.pixel_shuffle(x.float(), self.config.patch_size)
+
+
+class _TextHead(nn.Module):
+    """Caption tokens and their mean, brought to the network's width; and the null caption."""
+
+    def __init__(self, text_dim: int, cond_dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(text_dim)
+        self.tokens = nn.Linear(text_dim, cond_dim)
+        self.pooled = nn.Sequential(
+            nn.LayerNorm(text_dim), nn.Linear(text_dim, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim)
+        )
+        self.null_token = nn.Parameter(torch.randn(cond_dim) * 0.02)
+        self.null_pooled = nn.Parameter(torch.zeros(cond_dim))
+
+    def forward(self, embeddings: Tensor, mask: Tensor, keep: Tensor | None) -> TextCondition:
+        tokens = self.tokens(self.norm(embeddings))
+        count = mask.sum(dim=1, keepdim=True).clamp(min=1)
+        pooled = self.pooled((embeddings * mask[..., None]).sum(dim=1) / count)
+        if keep is not None:
+            first = torch.arange(mask.shape[1], device=mask.device) == 0
+            mask = torch.where(keep[:, None], mask, first)
+            tokens = torch.where(keep[:, None, None], tokens, self.null_token.to(tokens.dtype))
+            pooled = torch.where(keep[:, None], pooled, self.null_pooled.to(pooled.dtype))
+        return TextCondition(tokens, mask, pooled)
+
+
+class _NoiseLevel(nn.Module):
+    """log-SNR (B,) as sines and cosines, then two linear layers."""
+
+    frequencies: Tensor
+
+    def __init__(self, cond_dim: int):
+        super().__init__()
+        # Periods from about 60 (the whole range of log-SNR) down to 0.6, evenly in their logarithm.
+        frequencies = torch.logspace(-1, 1, _FREQUENCIES)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.layers = nn.Sequential(
+            nn.Linear(2 * _FREQUENCIES, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim)
+        )
+
+    def forward(self, log_snr: Tensor) -> Tensor:
+        angles = log_snr.float()[:, None] * self.frequencies
+        return self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
+
+
+class _Stage(nn.Module):
+    """One ResNet block, with the skip it takes in first and the attention that may follow."""
+
+    def __init__(
+        self,
+        width: int,
+        cond_dim: int,
+        head_dim: int | None,
+        self_attention: bool,
+        dropout: float,
+        merge: bool,
+    ):
+        super().__init__()
+        self.merge = nn.Conv2d(2 * width, width, 1) if merge else None
+        self.block = _ResNetBlock(width, cond_dim, dropout)
+        self.attention = _Attention(width, cond_dim, head_dim, self_attention) if head_dim else None
+
+    def forward(self, x: Tensor, cond: Tensor, text: TextCondition, skip: Tensor | None = None) -> Tensor:
+        if self.merge is not None:
+            x = self.merge(torch.cat([x, skip], dim=1))
+        x = self.block(x, cond)
+        return x if self.attention is None else self.attention(x, text)
+
+
+class _ResNetBlock(nn.Module):
+    """norm, SiLU, 3x3; norm, scale and shift, SiLU, 3x3; plus the input."""
+
+    def __init__(self, width: int, cond_dim: int, dropout: float):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(_groups(width), width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm2 = nn.GroupNorm(_groups(width), width)
+        self.modulate = nn.Linear(cond_dim, 2 * width)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = _zero(nn.Conv2d(width, width, 3, padding=1))
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        scale, shift = self.modulate(cond)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        return x + self.conv2(self.dropout(F.silu(h)))
+
+
+class _Attention(nn.Module):
+    """Attention from image positions to caption tokens and (optionally) image positions.
+
+    Queries and keys have unit root mean square (QK normalisation), which keeps bfloat16 training stable.
+    """
+
+    def __init__(self, width: int, cond_dim: int, head_dim: int, self_attention: bool):
+        super().__init__()
+        self.heads = width // head_dim
+        self.head_dim = head_dim
+        self.self_attention = self_attention
+        inner = self.heads * head_dim
+        self.norm = nn.GroupNorm(_groups(width), width)
+        self.query = nn.Linear(width, inner)
+        self.image = nn.Linear(width, 2 * inner) if self_attention else None
+        self.caption = nn.Linear(cond_dim, 2 * inner)
+        self.out = _zero(nn.Linear(inner, width))
+
+    def forward(self, x: Tensor, text: TextCondition) -> Tensor:
+        batch, width, height, columns = x.shape
+        positions = self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * columns, width)
+        source, mask = self.caption(text.tokens), text.mask
+        if self.image is not None:
+            source = torch.cat([source, self.image(positions)], dim=1)
+            mask = F.pad(mask, (0, positions.shape[1]), value=True)
+        query = self._split(self.query(positions))
+        key, value = (self._split(part) for part in source.chunk(2, dim=-1))
+        query, key = (F.rms_norm(part, (self.head_dim,)) for part in (query, key))
+        found = F.scaled_dot_product_attention(query, key.to(query.dtype), value, mask[:, None, None, :])
+        found = self.out(found.transpose(1, 2).flatten(2))
+        return x + found.reshape(batch, height, columns, width).permute(0, 3, 1, 2)
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+
+
+def _groups(width: int) -> int:
+    """32 groups where they divide the width, otherwise the largest number below that does."""
+    return math.gcd(32, width)
+
+
+def _zero(module: nn.Module) -> nn.Module:
+    """Zero a layer's parameters, so that its residual branch starts as nothing."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module

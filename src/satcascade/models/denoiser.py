@@ -1,0 +1,88 @@
+"""What the pipeline and the trainer ask of a network, whichever family it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TextCondition:
+    """A batch of captions in the form that a network attends to; computed once a caption.
+
+    Attributes:
+        tokens: (B, L, C) condition tokens.
+        mask: (B, L) bool, True at tokens that may be attended to; at least one in every row.
+        pooled: (B, E) one vector a caption.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def __getitem__(self, rows: slice | Sequence[int] | Tensor) -> TextCondition:
+        return TextCondition(self.tokens[rows], self.mask[rows], self.pooled[rows])
+
+    @staticmethod
+    def cat(conditions: Sequence[TextCondition]) -> TextCondition:
+        """Join batches, padded to the longest of them."""
+        length = max(condition.tokens.shape[1] for condition in conditions)
+
+        def padded(tensor: Tensor) -> Tensor:
+            missing = length - tensor.shape[1]
+            if not missing:
+                return tensor
+            return torch.cat([tensor, tensor.new_zeros(tensor.shape[0], missing, *tensor.shape[2:])], dim=1)
+
+        return TextCondition(
+            torch.cat([padded(condition.tokens) for condition in conditions]),
+            torch.cat([padded(condition.mask) for condition in conditions]),
+            torch.cat([condition.pooled for condition in conditions]),
+        )
+
+
+class Denoiser(Protocol):
+    """A text-conditioned denoising network on images in [-1, 1].
+
+    Its ``config`` holds ``sample_size`` (pixels a side), ``low_res`` (whether it takes a low-resolution
+    image), ``low_res_resize`` (how that image is brought to ``sample_size``), ``text_dim`` and
+    ``prediction_type``.
+    """
+
+    config: Any
+
+    def encode_text(self, embeddings: Tensor, mask: Tensor, keep: Tensor | None = None) -> TextCondition:
+        """Condition for token embeddings (B, L, D); rows where ``keep`` (B,) is False get no caption."""
+        ...
+
+    def __call__(
+        self,
+        sample: Tensor,
+        log_snr: Tensor,
+        text: TextCondition,
+        low_res: Tensor | None = None,
+        low_res_log_snr: Tensor | None = None,
+    ) -> Tensor:
+        """Prediction (B, 3, S, S) of type ``config.prediction_type`` for ``sample`` at ``log_snr`` (B,)."""
+        ...
+
+
+def resize_low_res(images: Tensor, size: int, mode: str) -> Tensor:
+    """Bring low-resolution images (B, 3, h, w) to ``size`` pixels a side, as a network was trained with.
+
+    Args:
+        images: in [-1, 1].
+        size: pixels a side.
+        mode: ``nearest``, ``bilinear`` or ``bicubic`` (``config.low_res_resize``).
+    """
+    if images.shape[-1] == size:
+        return images
+    aligned = None if mode == "nearest" else False
+    return torch.nn.functional.interpolate(images, size=(size, size), mode=mode, align_corners=aligned)

@@ -1,0 +1,189 @@
+"""How the cascade's continuous log-SNR process meets the discrete schedulers of ``diffusers``.
+
+The networks are told a log-SNR, lambda; ``diffusers`` counts timesteps 0 ... T-1 on a table of betas. A
+log-SNR curve over t in [0, 1] becomes such a table by fixing alpha_bar_k = sigmoid(lambda(k / (T - 1)))
+(:func:`trained_betas`), and every timestep of a scheduler is turned back into the log-SNR that its table
+has there (:func:`log_snr_at`, :func:`step_log_snrs`). Schedulers that work on sigma = sqrt((1 - alpha_bar)
+/ alpha_bar) scale the network's input down to the same variance-preserving process themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import SchedulerMixin
+from torch import Tensor
+
+from satcascade.diffusion import shifted_cosine_log_snr
+from satcascade.errors import UsageError
+from satcascade.solvers import SOLVERS, check_solver
+
+TRAIN_TIMESTEPS = 1000
+
+
+def trained_betas(schedule: Callable[[Tensor], Tensor], timesteps: int = TRAIN_TIMESTEPS) -> list[float]:
+    """The betas whose cumulative product follows a log-SNR curve.
+
+    Args:
+        schedule: log-SNR of t in [0, 1], falling, finite at both ends; takes and returns a tensor.
+        timesteps: T, the length of the table.
+
+    Returns:
+        T numbers in (0, 1) with prod_{j <= k} (1 - beta_j) = sigmoid(schedule(k / (T - 1))).
+
+    Raises:
+        ValueError: the curve does not fall, or is not finite.
+    """
+    log_snr = schedule(torch.linspace(0, 1, timesteps, dtype=torch.float64)).double()
+    if not torch.isfinite(log_snr).all() or (log_snr.diff() >= 0).any():
+        raise ValueError("a noise schedule must be finite and fall from t = 0 to t = 1")
+    alphas_cumprod = torch.sigmoid(log_snr)
+    # 1 - a/b written as (b - a)/b from the complements: exact where both are close to 1.
+    complement = torch.sigmoid(-log_snr)
+    later = complement.diff() / alphas_cumprod[:-1]
+    # Schedulers compute in float32; more digits would only lengthen the JSON.
+    return [float(f"{beta:.8g}") for beta in torch.cat([complement[:1], later]).tolist()]
+
+
+def make_scheduler(
+    name: str = "dpm++",
+    prediction_type: str = "v_prediction",
+    *,
+    shift: float = 0.0,
+    low: float = -12.0,
+    high: float = 12.0,
+    **options: Any,
+) -> Any:
+    """A ``diffusers`` scheduler on the (shifted) cosine schedule.
+
+    Steps are spaced so that the first one starts at the lowest log-SNR (pure noise) and the last one ends
+    at the clean image ("trailing", Lin et al. 2023).
+
+    Args:
+        name: one of :data:`satcascade.solvers.SOLVERS`.
+        prediction_type: what the network predicts, ``v_prediction`` or ``epsilon``.
+        shift: of the cosine in log-SNR, see :func:`satcascade.diffusion.shifted_cosine_log_snr`.
+        low: log-SNR of the noisiest timestep.
+        high: log-SNR of the cleanest timestep.
+        options: further arguments of the scheduler's class, such as ``use_karras_sigmas=True``.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    solver = SOLVERS[check_solver(name)]
+    family = getattr(diffusers, solver.scheduler)
+    # The pipeline clips predictions for every scheduler alike.
+    clipping = {"clip_sample": False} if name in ("ddpm", "ddim") else {}
+    return family(
+        num_train_timesteps=TRAIN_TIMESTEPS,
+        trained_betas=trained_betas(partial(shifted_cosine_log_snr, shift=shift, low=low, high=high)),
+        prediction_type=prediction_type,
+        timestep_spacing="trailing",
+        **{**clipping, **solver.options, **options},
+    )
+
+
+def swap_scheduler(current: Any, name: str) -> Any:
+    """Another sampler on the noise schedule, prediction type and spacing of ``current``.
+
+    Args:
+        current: a scheduler of ``diffusers``; it is left as it is.
+        name: one of :data:`satcascade.solvers.SOLVERS`.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    solver = SOLVERS[check_solver(name)]
+    family = getattr(diffusers, solver.scheduler)
+    clipping = {"clip_sample": current.config.get("clip_sample", False)} if name in ("ddpm", "ddim") else {}
+    return family.from_config(current.config, **clipping, **solver.options)
+
+
+def check_scheduler(scheduler: Any, prediction_type: str) -> None:
+    """Refuse a scheduler that cannot sample this cascade.
+
+    Args:
+        scheduler: any scheduler of ``diffusers``.
+        prediction_type: what the network predicts.
+
+    Raises:
+        UsageError: it is not on a variance-preserving process (flow matching, EDM), it draws its noise for
+            the whole batch at once, or it expects another prediction.
+    """
+    name = type(scheduler).__name__
+    config = scheduler.config
+    compatible = ", ".join(sorted({solver.scheduler for solver in SOLVERS.values()}))
+    if not hasattr(scheduler, "alphas_cumprod") or config.get("use_flow_sigmas"):
+        raise UsageError(f"{name} is not on a variance-preserving noise schedule: use one of {compatible}")
+    if "noise_sampler_seed" in config:
+        raise UsageError(f"{name} draws one noise for the whole batch, not one an image: use one of {compatible}")
+    if config.prediction_type != prediction_type:
+        raise UsageError(
+            f"{name} expects prediction type {config.prediction_type}, the network predicts {prediction_type}: "
+            f"make it with {name}.from_config(pipeline.scheduler.config)"
+        )
+
+
+def log_snr_at(scheduler: Any, timestep: float | Tensor) -> Tensor:
+    """The log-SNR of a timestep.
+
+    Args:
+        scheduler: with a table ``alphas_cumprod`` of length T.
+        timestep: in [0, T - 1], of any shape; between two entries of the table, log-SNR is linear.
+
+    Returns:
+        float32 of the same shape, on the CPU.
+    """
+    table = _log_snr_table(scheduler)
+    position = torch.as_tensor(timestep, dtype=torch.float64, device="cpu").clamp(0, len(table) - 1)
+    below = position.floor().long().clamp(max=len(table) - 2)
+    return torch.lerp(table[below], table[below + 1], position - below).float()
+
+
+def step_log_snrs(scheduler: Any) -> Tensor:
+    """The log-SNR of every network call that the scheduler is set to make.
+
+    Args:
+        scheduler: after ``set_timesteps``.
+
+    Returns:
+        float32, one number for each of ``scheduler.timesteps``, on the CPU.
+    """
+    calls = len(scheduler.timesteps)
+    sigmas = getattr(scheduler, "sigmas", None)
+    # Where the scheduler holds its own noise levels they are exact; its timesteps may have been rounded.
+    # KDPM2's levels interleave with a second list, so that only its timesteps say which one is meant.
+    if sigmas is None or len(sigmas) != calls + 1 or hasattr(scheduler, "sigmas_interpol"):
+        return log_snr_at(scheduler, scheduler.timesteps)
+    return -2 * sigmas[:-1].cpu().double().log().float()
+
+
+def set_steps(scheduler: SchedulerMixin, steps: int, device: torch.device | str = "cpu") -> Tensor:
+    """Set a scheduler to ``steps`` steps from pure noise.
+
+    Returns:
+        :func:`step_log_snrs` of it.
+
+    Raises:
+        UsageError: not at least 1 step, or more than its table has.
+    """
+    most = int(scheduler.config.num_train_timesteps)
+    if not 1 <= steps <= most:
+        raise UsageError(f"{steps} sampling steps are not possible: give 1 to {most}")
+    scheduler.set_timesteps(steps, device=device)
+    if hasattr(scheduler, "set_begin_index"):
+        # Spares a search for the timestep at each start, and is right even where two timesteps are equal.
+        scheduler.set_begin_index(0)
+    return step_log_snrs(scheduler)
+
+
+def _log_snr_table(scheduler: Any) -> Tensor:
+    # A table rescaled to zero terminal SNR ends at alpha_bar = 0.
+    smallest = math.exp(-30)
+    alphas_cumprod = scheduler.alphas_cumprod.cpu().double().clamp(smallest, 1 - 1e-9)
+    return torch.logit(alphas_cumprod)

@@ -1,0 +1,1 @@
+"""Training of one stage at a time: batches, loop, averaged weights, checkpoints."""

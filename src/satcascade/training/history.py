@@ -1,0 +1,105 @@
+"""What a run tells about itself: a line a step on disk, TensorBoard scalars, and progress on the terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from satcascade.files import written_whole
+
+
+class History:
+    """Records the steps of a run.
+
+    ``RUN/metrics.jsonl`` has a line a step (step, loss, grad_norm, learning_rate); what a killed run wrote
+    beyond its last checkpoint is cut off on resume, so that the file is that of an uninterrupted run.
+
+    Args:
+        run: the run's folder.
+        step: steps done already.
+        steps: steps in all.
+        batch_size: images a step, over all processes.
+        quiet: show no progress.
+    """
+
+    def __init__(self, run: Path, step: int, steps: int, batch_size: int, quiet: bool = False):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = run / "metrics.jsonl"
+        self._truncate(step)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step)
+        self._batch_size = batch_size
+        self._steps = steps
+        self._since = (step, time.monotonic())
+        self._printed = time.monotonic()
+        self._interactive = sys.stderr.isatty() and not quiet
+        self._quiet = quiet
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            disable=not self._interactive,
+        )
+        self._task = self._progress.add_task("training", total=steps, completed=step, status="")
+
+    def __enter__(self) -> History:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        self._file.close()
+        self._board.close()
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        """Record finished steps, in order; each row has step, loss, grad_norm and learning_rate."""
+        if not rows:
+            return
+        self._file.writelines(json.dumps(row) + "\n" for row in rows)
+        self._file.flush()
+        last = rows[-1]
+        now = time.monotonic()
+        rate = (last["step"] - self._since[0]) * self._batch_size / max(now - self._since[1], 1e-9)
+        self._since = (last["step"], now)
+        loss = sum(row["loss"] for row in rows) / len(rows)
+        for name, value in {
+            "loss": loss,
+            "grad_norm": last["grad_norm"],
+            "learning_rate": last["learning_rate"],
+            "images_per_second": rate,
+        }.items():
+            self._board.add_scalar(name, value, last["step"])
+        status = f"loss {loss:.4f}  {rate:.1f} images/s"
+        self._progress.update(self._task, completed=last["step"], status=status)
+        # A log file gets a line now and then instead of a bar.
+        if not self._interactive and not self._quiet and (now - self._printed > 30 or last["step"] == self._steps):
+            self._printed = now
+            left = (self._steps - last["step"]) * self._batch_size / max(rate, 1e-9) / 60
+            print(f"step {last['step']}/{self._steps}  {status}  {left:.0f} min left", file=sys.stderr, flush=True)
+
+    def add_image(self, name: str, image: Any, step: int) -> None:
+        """Show an image, uint8 (H, W, 3), in TensorBoard."""
+        self._board.add_image(name, image, step, dataformats="HWC")
+
+    def _truncate(self, step: int) -> None:
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            # A killed process may have left half a line at the end.
+            if not line.endswith("}") or json.loads(line)["step"] > step:
+                break
+            kept.append(line + "\n")
+        with written_whole(self.path) as aside:
+            aside.write_text("".join(kept), encoding="utf-8")

@@ -1,0 +1,39 @@
+"""The training loss of a stage."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from satcascade.diffusion import add_noise, loss_weight, training_target
+from satcascade.training.batches import Batch
+
+
+class DenoisingLoss(nn.Module):
+    """Weighted squared error of a network's prediction; a module, so that it can be distributed whole.
+
+    Args:
+        model: a :class:`satcascade.models.denoiser.Denoiser`; its ``config.prediction_type`` says what it
+            is asked for.
+        weighting: see :func:`satcascade.diffusion.loss_weight`.
+        sigma_data: root mean square of the images, for the ``edm`` weighting.
+    """
+
+    def __init__(self, model: nn.Module, weighting: str, sigma_data: float):
+        super().__init__()
+        self.model = model
+        self.weighting = weighting
+        self.sigma_data = sigma_data
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean over the pixels of each image, (B,) float32."""
+        model = self.model
+        low_res = None
+        if batch.low_res is not None:
+            low_res = add_noise(batch.low_res, batch.low_res_noise, batch.low_res_log_snr)
+        x_t = add_noise(batch.images, batch.noise, batch.log_snr)
+        kind = model.config.prediction_type
+        text = model.encode_text(batch.text.embeddings, batch.text.mask, batch.keep)
+        prediction = model(x_t, batch.log_snr, text, low_res, batch.low_res_log_snr)
+        target = training_target(batch.images, batch.noise, batch.log_snr, kind)
+        weight = loss_weight(batch.log_snr, kind, self.weighting, sigma_data=self.sigma_data)
+        return weight * (prediction.float() - target).square().mean(dim=(1, 2, 3))

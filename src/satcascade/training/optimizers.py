@@ -1,0 +1,109 @@
+"""The optimisers of the trainer: AdamW, and Muon for the inner matrices of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from satcascade.config import Training
+
+# Coefficients of the quintic iteration of Jordan et al. 2024 ("Muon: an optimizer for hidden layers"):
+# they push all singular values near 1 in five rounds, without converging exactly.
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+_ROUNDS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised, for matrices and convolution kernels.
+
+    A kernel (out, in, h, w) is taken as a matrix (out, in h w). The update is scaled by
+    0.2 sqrt(max(rows, columns)), which gives it the root mean square of a typical AdamW step (Liu et al.
+    2025, "Muon is scalable for LLM training"), so that one learning rate serves both optimisers.
+
+    Args:
+        params: parameters of two or more dimensions.
+        lr: learning rate.
+        momentum: of the (Nesterov) momentum.
+        weight_decay: decoupled, as in AdamW.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """One update of all parameters that have a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                momentum = state["momentum"]
+                momentum.lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(momentum, group["momentum"])
+                matrix = orthogonalize(update.flatten(1))
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(
+                    matrix.view_as(parameter), alpha=-0.2 * max(matrix.shape) ** 0.5 * group["lr"]
+                )
+
+
+def orthogonalize(matrix: Tensor) -> Tensor:
+    """The nearest (semi-)orthogonal matrix, roughly: all singular values between about 0.7 and 1.2.
+
+    Args:
+        matrix: (rows, columns).
+
+    Returns:
+        The same shape and type; computed in bfloat16, which the iteration tolerates.
+    """
+    a, b, c = _QUINTIC
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.mT if tall else matrix).bfloat16()
+    x = x / (x.norm() + 1e-7)
+    for _ in range(_ROUNDS):
+        gram = x @ x.mT
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrix.dtype)
+
+
+def make_optimizers(model: nn.Module, training: Training) -> list[torch.optim.Optimizer]:
+    """The optimisers of a run; each parameter belongs to one of them.
+
+    Weight decay is applied to matrices and kernels only. Muon takes the inner ones: not the first and last
+    convolution, which map from and to pixels.
+    """
+    outer = [module for name, module in model.named_children() if name in ("stem", "out")]
+    at_the_rim = {id(parameter) for module in outer for parameter in module.parameters()}
+    matrices, inner, vectors = [], [], []
+    for parameter in model.parameters():
+        if parameter.ndim < 2:
+            vectors.append(parameter)
+        elif training.optimizer == "muon" and id(parameter) not in at_the_rim:
+            inner.append(parameter)
+        else:
+            matrices.append(parameter)
+    groups = [
+        {"params": matrices, "weight_decay": training.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=training.learning_rate, betas=training.betas, fused=True)
+    ]
+    if inner:
+        optimizers.append(Muon(inner, lr=training.learning_rate, weight_decay=training.weight_decay))
+    return optimizers
+
+
+def learning_rate(step: int, training: Training) -> float:
+    """Learning rate of ``step`` (from 0): linear warm-up, plateau, linear decay to zero at the end."""
+    warm = (step + 1) / training.warmup_steps if training.warmup_steps else 1.0
+    left = (training.steps - step) / training.decay_steps if training.decay_steps else 1.0
+    return training.learning_rate * min(1.0, warm, left)
