@@ -69,7 +69,10 @@ class Training(_Section):
         symmetries: draw one of the eight flips and rotations.
         log_snr_mean, log_snr_std: normal distribution of the noise level of training images.
         weighting: loss weight over noise levels, see :func:`satcascade.diffusion.loss_weight`.
-        crop: side of a random crop, in pixels of the stage's images; null trains on whole images.
+        image_size: side that images are averaged down to; null is the model's ``sample_size``. A network
+            learns the layout of scenes on small images at a fraction of the cost, and goes on from there on
+            full ones (``--init-from``).
+        crop: side of a random crop, in pixels of those images; null trains on whole images.
         low_res_noise: only for super-resolution.
         precision: ``auto`` is bfloat16 where the hardware computes in it natively.
         seed: of everything random: data order, augmentation, noise, dropout, initial weights.
@@ -94,6 +97,7 @@ class Training(_Section):
     log_snr_mean: float = 0.0
     log_snr_std: PositiveFloat = 2.0
     weighting: Weighting = "edm"
+    image_size: PositiveInt | None = None
     crop: PositiveInt | None = None
     low_res_noise: LowResNoise | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -183,7 +187,9 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
     elif name in preset_names():
         text = (resources.files("satcascade.presets") / f"{name}.yaml").read_text(encoding="utf-8")
     else:
-        raise UsageError(f"unknown preset '{name}': choose one of {', '.join(preset_names())}, or a .yaml file")
+        raise UsageError(
+            f"unknown preset '{name}': choose one of {', '.join(preset_names())}, or a .yaml file"
+        )
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -201,7 +207,9 @@ def describe(error: ValidationError) -> str:
     problems = error.errors()
     first = problems[0]
     key = ".".join(str(part) for part in first["loc"])
-    message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"][0].lower() + first["msg"][1:]
+    message = (
+        "unknown key" if first["type"] == "extra_forbidden" else first["msg"][0].lower() + first["msg"][1:]
+    )
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return f"{key}: {message}{more}"
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import json
-import re
-import secrets
+import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,10 +24,11 @@ from torch import Tensor
 
 # Imported for its name: model_index.json refers to the network by module, and diffusers looks for that
 # module among those already imported.
-import satcascade.models.compact_unet
+import satcascade.models.compact_unet  # noqa: F401
 from satcascade.diffusion import add_noise, alpha_sigma, guide, to_x0
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.files import sha256_of_file
+from satcascade.files import is_disk_full, no_space, sha256_of_file
+from satcascade.model_names import BUILTIN_NAMES, check_model_name
 from satcascade.models.denoiser import TextCondition, resize_low_res
 from satcascade.precision import autocast, compute_dtype
 from satcascade.schedulers import check_scheduler, set_steps, swap_scheduler
@@ -36,9 +38,11 @@ OutputType = Literal["pil", "np", "pt"]
 StepCallback = Callable[["CascadePipeline", int, Tensor, dict[str, Any]], "dict[str, Any] | None"]
 
 MODEL_INDEX = "model_index.json"
-BUILTIN_NAMES = ("builtin", "compact")
 _BUILTIN = Path(__file__).parent / "builtin"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class TextEncoderWarning(UserWarning):
+    """The text encoder at hand is not the one that a model was trained with."""
 
 
 @dataclass
@@ -65,6 +69,8 @@ class CascadePipeline(DiffusionPipeline):
         sr_scheduler: of the super-resolution stage; by default one made like ``scheduler``.
         text_encoder: name or folder of the frozen text encoder (``minilm``, ``t5-base``, ...). It is
             loaded when the first caption comes, and never copied into the model's folder.
+        text_encoder_fingerprint: ``TextEncoder.fingerprint`` of the encoder the networks were trained
+            with; another one is warned of.
         base_steps: default number of sampling steps of the base stage.
         sr_steps: the same for the super-resolution stage.
         base_guidance: default classifier-free guidance scale of the base stage; 1 is none.
@@ -93,6 +99,7 @@ class CascadePipeline(DiffusionPipeline):
         sr_unet: ModelMixin | None = None,
         sr_scheduler: SchedulerMixin | None = None,
         text_encoder: str = "minilm",
+        text_encoder_fingerprint: str | None = None,
         base_steps: int = 20,
         sr_steps: int = 12,
         base_guidance: float = 3.0,
@@ -106,10 +113,14 @@ class CascadePipeline(DiffusionPipeline):
         if sr_unet is not None and sr_scheduler is None:
             sr_scheduler = type(scheduler).from_config(scheduler.config)
         self.register_modules(
-            unet=unet, scheduler=scheduler, sr_unet=sr_unet, sr_scheduler=sr_scheduler if sr_unet else None
+            unet=unet,
+            scheduler=scheduler,
+            sr_unet=sr_unet,
+            sr_scheduler=None if sr_unet is None else sr_scheduler,
         )
         self.register_to_config(
             text_encoder=text_encoder,
+            text_encoder_fingerprint=text_encoder_fingerprint,
             base_steps=base_steps,
             sr_steps=sr_steps,
             base_guidance=base_guidance,
@@ -120,10 +131,8 @@ class CascadePipeline(DiffusionPipeline):
             clip_x0=clip_x0,
         )
         self.precision = "float32"
-        self.folder: Path | None = None
+        self._folder: Path | None = None
         self._text_encoder: TextEncoder | None = None
-        for network in self._networks():
-            network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> CascadePipeline:
@@ -132,8 +141,8 @@ class CascadePipeline(DiffusionPipeline):
         Args:
             pretrained_model_name_or_path: a folder written by :meth:`save_pretrained`, ``owner/name`` on
                 the hub, or ``builtin`` (also ``compact``), the weights inside the package.
-            kwargs: those of ``DiffusionPipeline.from_pretrained``. Weights become float32 unless ``dtype``
-                (or ``torch_dtype``) says otherwise; only safetensors files are read.
+            kwargs: those of ``DiffusionPipeline.from_pretrained``. Only safetensors files are read, and
+                their weights become float32 unless ``dtype`` (or ``torch_dtype``) says otherwise.
 
         Raises:
             SatcascadeError: the folder is missing or is no pipeline, a file of it is damaged, or the hub
@@ -147,8 +156,6 @@ class CascadePipeline(DiffusionPipeline):
         }
         folder = model_folder(where, **hub)
         _check_weights(folder)
-        if "dtype" not in kwargs:
-            kwargs.setdefault("torch_dtype", torch.float32)
         kwargs.setdefault("low_cpu_mem_usage", is_accelerate_available())
         try:
             pipeline = super().from_pretrained(str(folder), use_safetensors=True, **kwargs)
@@ -156,9 +163,42 @@ class CascadePipeline(DiffusionPipeline):
             raise
         except Exception as error:  # diffusers raises many kinds for files that do not fit together
             raise SatcascadeError(f"model {where} cannot be loaded: {_one_line(error)}") from error
-        pipeline.folder = folder
+        pipeline._folder = folder
         pipeline.register_to_config(_name_or_path=where)
+        for network in pipeline._networks():
+            network.to(memory_format=torch.channels_last)
         return pipeline
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Save as a folder that appears whole: it is written aside and then renamed.
+
+        Args:
+            save_directory: the folder; missing or empty. An existing pipeline is overwritten in place.
+            kwargs: those of ``DiffusionPipeline.save_pretrained``.
+
+        Raises:
+            SatcascadeError: the disk is full; nothing is left behind.
+        """
+        target = Path(save_directory)
+        if target.is_dir() and any(target.iterdir()):
+            super().save_pretrained(str(target), **kwargs)
+            return
+        aside = target.with_name(f".{target.name}.part")
+        shutil.rmtree(aside, ignore_errors=True)
+        # The hub's name for a pushed folder is that of the target.
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", target.name)
+        try:
+            super().save_pretrained(str(aside), **kwargs)
+            if target.is_dir():
+                target.rmdir()
+            aside.rename(target)
+        except Exception as error:
+            if is_disk_full(error):
+                raise no_space(target) from error
+            raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
     @property
     def text_encoder(self) -> TextEncoder:
@@ -179,21 +219,43 @@ class CascadePipeline(DiffusionPipeline):
         expected = self.unet.config.text_dim
         if encoder.dim != expected:
             raise SatcascadeError(
-                f"text encoder '{encoder.name}' gives {encoder.dim} numbers a token, this model was trained with "
-                f"{expected}: use the encoder it was trained with ('{self.config.text_encoder}')"
+                f"text encoder '{encoder.name}' gives {encoder.dim} numbers a token, this model takes "
+                f"{expected}: use the encoder it was trained with"
+            )
+        trained_with = self.config.text_encoder_fingerprint
+        if trained_with is not None and encoder.fingerprint != trained_with:
+            warnings.warn(
+                f"text encoder '{encoder.name}' is not the one this model was trained with (fingerprint "
+                f"{encoder.fingerprint}, not {trained_with}): pictures may not follow their captions",
+                TextEncoderWarning,
+                stacklevel=2,
             )
         self._text_encoder = encoder
         self.register_to_config(text_encoder=encoder.name)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder the pipeline was loaded from; None where it was built in memory."""
+        where = self.config.get("_name_or_path")
+        if self._folder is None and where is not None and Path(where).is_dir():
+            return Path(where)
+        return self._folder
 
     @property
     def name(self) -> str:
         """What the model is called in records: ``compact``, a hub name, or the name of its folder."""
         if self.folder is None:
             return "unsaved"
-        where = str(self.config._name_or_path)
+        where = str(self.config["_name_or_path"])
         if where in BUILTIN_NAMES:
             return "compact"
         return self.folder.resolve().name if Path(where).is_dir() else where
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What the networks compute in: ``precision`` on this device, or the weights' own lower dtype."""
+        stored: torch.dtype = self.unet.dtype
+        return compute_dtype(self.precision, self._execution_device) if stored == torch.float32 else stored
 
     @cached_property
     def weights_hash(self) -> str:
@@ -205,7 +267,9 @@ class CascadePipeline(DiffusionPipeline):
         digest = hashlib.sha256()
         if self.folder is not None:
             for path in _weight_files(self.folder):
-                digest.update(f"{path.relative_to(self.folder).as_posix()}\0{sha256_of_file(path)}\n".encode())
+                digest.update(
+                    f"{path.relative_to(self.folder).as_posix()}\0{sha256_of_file(path)}\n".encode()
+                )
         else:
             for network in self._networks():
                 for key, value in sorted(network.state_dict().items()):
@@ -278,20 +342,28 @@ class CascadePipeline(DiffusionPipeline):
             raise UsageError(f"unknown output type '{output_type}': choose one of pil, np, pt")
         config = self.config
         with_sr = self.sr_unet is not None and stop_at is None
-        stages = [("base", num_inference_steps, config.base_steps, guidance_scale, config.base_guidance)]
-        if with_sr:
-            stages += [("sr", sr_num_inference_steps, config.sr_steps, sr_guidance_scale, config.sr_guidance)]
         plans = [
-            self._plan(stage, default if given is None else given, usual if scale is None else scale)
-            for stage, given, default, scale, usual in stages
+            self._plan(
+                "base",
+                config.base_steps if num_inference_steps is None else num_inference_steps,
+                config.base_guidance if guidance_scale is None else guidance_scale,
+            )
         ]
+        if with_sr:
+            plans.append(
+                self._plan(
+                    "sr",
+                    config.sr_steps if sr_num_inference_steps is None else sr_num_inference_steps,
+                    config.sr_guidance if sr_guidance_scale is None else sr_guidance_scale,
+                )
+            )
         with self.progress_bar(total=sum(plan.calls for plan in plans)) as progress:
 
             def on_step(plan: _Plan, step: int, x: Tensor) -> Tensor:
                 progress.update()
                 if callback_on_step_end is None:
                     return x
-                state = {"stage": plan.stage, "sample": x}
+                state: dict[str, Any] = {"stage": plan.stage, "sample": x}
                 timestep = plan.scheduler.timesteps[step]
                 return (callback_on_step_end(self, step, timestep, state) or state).get("sample", x)
 
@@ -318,12 +390,14 @@ class CascadePipeline(DiffusionPipeline):
         return text[[distinct.index(caption) for caption in captions]]
 
     def _plan(self, stage: Literal["base", "sr"], steps: int, guidance: float) -> _Plan:
-        unet, scheduler = (
-            (self.unet, self.scheduler) if stage == "base" else (self.sr_unet, self.sr_scheduler)
-        )
+        unet, shared = (self.unet, self.scheduler) if stage == "base" else (self.sr_unet, self.sr_scheduler)
         if guidance < 0:
-            raise UsageError(f"guidance scale {guidance} is negative: 1 is none, larger follows the caption more")
-        check_scheduler(scheduler, unet.config.prediction_type)
+            raise UsageError(
+                f"guidance scale {guidance} is negative: 1 is none, larger follows the caption more"
+            )
+        check_scheduler(shared, unet.config.prediction_type)
+        # Setting its steps gives the copy a state of its own: both stages, or two threads, may share one.
+        scheduler = copy.copy(shared)
         log_snrs = set_steps(scheduler, steps, self._execution_device)
         low, high = self.config.guidance_interval or (-torch.inf, torch.inf)
         guided = [guidance != 1 and low <= level <= high for level in log_snrs.tolist()]
@@ -342,8 +416,6 @@ class CascadePipeline(DiffusionPipeline):
         unet, scheduler, config = plan.unet, plan.scheduler, self.config
         device, count, size = self._execution_device, len(text), unet.config.sample_size
         shape = (3, size, size)
-        # The solver's state stays float32 whatever the network computes in.
-        dtype = compute_dtype(self.precision, device) if unet.dtype == torch.float32 else unet.dtype
         step_options: dict[str, Any] = {"generator": generators} if plan.takes_generator else {}
 
         low_res = low_res_log_snr = None
@@ -356,8 +428,8 @@ class CascadePipeline(DiffusionPipeline):
             x = _noise(generators, shape, device)
         x = x * scheduler.init_noise_sigma
 
-        # One context for the whole stage: it keeps the weights it has cast.
-        with autocast(dtype, device):
+        # One context for the whole stage: it keeps the weights it has cast. The solver's state stays float32.
+        with autocast(self.compute_dtype, device):
             condition = _Condition.of(unet, text, low_res, low_res_log_snr, guided=any(plan.guided))
             for step, timestep in enumerate(scheduler.timesteps):
                 x_t = scheduler.scale_model_input(x, timestep)
@@ -374,8 +446,8 @@ class CascadePipeline(DiffusionPipeline):
                 x = on_step(plan, step, x)
         if not torch.isfinite(x).all():
             raise SatcascadeError(
-                f"the {plan.stage} stage of {self.name} produced numbers that are not finite: its weights are "
-                "damaged, or the precision is too low (try float32)"
+                f"the {plan.stage} stage of {self.name} produced numbers that are not finite: its weights "
+                "are damaged, or the precision is too low (try float32)"
             )
         return x.clamp(-1, 1)
 
@@ -430,18 +502,22 @@ def pick_device(device: str = "auto") -> torch.device:
     Raises:
         UsageError: no such device on this machine.
     """
-    accelerators = {"cuda": torch.cuda, "mps": torch.mps, "xpu": torch.xpu}
-    there = {name: module.is_available() for name, module in accelerators.items() if name != "mps"}
-    there["mps"] = torch.backends.mps.is_available()
+    counts = {
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+        "xpu": torch.xpu.device_count() if torch.xpu.is_available() else 0,
+        "cpu": 1,
+    }
     if device == "auto":
-        return torch.device(next((name for name, found in there.items() if found), "cpu"))
+        return torch.device(next(kind for kind, count in counts.items() if count))
     try:
         chosen = torch.device(device)
     except RuntimeError:
         chosen = torch.device("meta")
-    known = chosen.type == "cpu" or there.get(chosen.type, False)
-    if not known or (chosen.index or 0) >= (accelerators[chosen.type].device_count() if chosen.type in there else 1):
-        found = ", ".join(["cpu", *(name for name, is_there in there.items() if is_there)])
+    if (chosen.index or 0) >= counts.get(chosen.type, 0):
+        found = ", ".join(
+            f"{kind} ({count})" if count > 1 else kind for kind, count in counts.items() if count
+        )
         raise UsageError(f"no device '{device}' on this machine: it has {found}")
     return chosen
 
@@ -454,26 +530,22 @@ def model_folder(model: str | Path, **hub: Any) -> Path:
         hub: arguments of ``huggingface_hub.snapshot_download``.
 
     Raises:
-        SatcascadeError: there is no such folder, it is no pipeline, or the hub cannot give it.
+        UsageError: it is none of these.
+        SatcascadeError: the folder is no pipeline, or the hub cannot give it.
     """
-    name = str(model)
+    name = check_model_name(model)
     if name in BUILTIN_NAMES:
         if not (_BUILTIN / MODEL_INDEX).is_file():
             raise SatcascadeError(
-                "this installation has no built-in weights: install a released package, or give a model folder "
-                "or hub name with --model"
+                "this installation has no built-in weights: install a released package, or name a model's folder"
             )
         return _BUILTIN
     folder = Path(name)
     if not folder.is_dir():
-        if not _HUB_NAME.fullmatch(name):
-            raise UsageError(
-                f"unknown model '{name}': give builtin, a folder that holds a saved pipeline, or owner/name on the hub"
-            )
         folder = _from_hub(name, hub)
     if not (folder / MODEL_INDEX).is_file():
         raise SatcascadeError(
-            f"{name} is not a saved pipeline (it has no {MODEL_INDEX}): 'satcascade assemble' makes one of two runs"
+            f"{name} is no saved pipeline (no {MODEL_INDEX}): 'satcascade assemble' makes one of two runs"
         )
     try:
         json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))
@@ -492,7 +564,7 @@ def _from_hub(name: str, options: dict[str, Any]) -> Path:
     except Exception as error:  # the hub client and its transport raise many kinds
         raise SatcascadeError(
             f"there is no folder '{name}', and the hub did not give a model of that name "
-            f"({type(error).__name__}): check the name and the connection, or give the folder of a saved pipeline"
+            f"({type(error).__name__}): check name and connection, or give the folder of a saved pipeline"
         ) from error
 
 
@@ -606,7 +678,7 @@ def _generators(
             raise UsageError(f"{len(generator)} generators for {count} images: give one an image")
         return list(generator)
     if seeds is None:
-        seeds = [secrets.randbits(63) for _ in range(count)]
+        seeds = torch.randint(2**63 - 1, (count,)).tolist()
     if len(seeds) != count:
         raise UsageError(f"{len(seeds)} seeds for {count} images: give one an image")
     for seed in seeds:

@@ -121,10 +121,12 @@ def check_scheduler(scheduler: Any, prediction_type: str) -> None:
     if not hasattr(scheduler, "alphas_cumprod") or config.get("use_flow_sigmas"):
         raise UsageError(f"{name} is not on a variance-preserving noise schedule: use one of {compatible}")
     if "noise_sampler_seed" in config:
-        raise UsageError(f"{name} draws one noise for the whole batch, not one an image: use one of {compatible}")
+        raise UsageError(
+            f"{name} draws one noise for the whole batch, not one an image: use one of {compatible}"
+        )
     if config.prediction_type != prediction_type:
         raise UsageError(
-            f"{name} expects prediction type {config.prediction_type}, the network predicts {prediction_type}: "
+            f"{name} expects {config.prediction_type}, the network's prediction type is {prediction_type}: "
             f"make it with {name}.from_config(pipeline.scheduler.config)"
         )
 

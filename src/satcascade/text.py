@@ -139,7 +139,9 @@ def check_captions(captions: Sequence[str]) -> None:
         raise UsageError("no captions: give at least one")
     for position, caption in enumerate(captions):
         if not caption.strip():
-            raise UsageError(f"caption {position + 1} of {len(captions)} is empty: describe the scene in words")
+            raise UsageError(
+                f"caption {position + 1} of {len(captions)} is empty: describe the scene in words"
+            )
 
 
 def load_text_encoder(name: str, device: torch.device | str = "cpu") -> TextEncoder:

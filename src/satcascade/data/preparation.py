@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,11 +36,13 @@ from satcascade.data.prepared import (
 )
 from satcascade.data.sources import open_source
 from satcascade.data.sources.sample import (
+    SPLITS,
     Problem,
     Sample,
     Source,
     check_samples,
     describe,
+    normal_split,
     split_counts,
 )
 from satcascade.errors import SatcascadeError, UsageError
@@ -127,6 +129,8 @@ def prepare(
     """
     if image_size < 1:
         raise UsageError(f"image size {image_size} is not possible: give the side in pixels, 1 or more")
+    if normal_split(split) is None:
+        raise UsageError(f"unknown split '{split}': choose from {', '.join(SPLITS)}")
     out = Path(out)
     opened = open_source(source, kind, split)
     good, problems = check_samples(opened.samples)
@@ -212,8 +216,7 @@ def _write_images(
 ) -> tuple[list[Sample], list[Problem]]:
     """Decode and resize all images into an array file; the samples that decoded, and the others.
 
-    With ``keep`` False, and from the first broken image on where that refuses the set, decoding goes on
-    for the sake of the report.
+    With ``keep`` False they are decoded for the sake of the report alone, and not stored.
     """
     good: list[Sample] = []
     problems: list[Problem] = []
@@ -223,7 +226,7 @@ def _write_images(
         try:
             return decode_image(sample.encoded(), size)
         except (OSError, ValueError) as error:
-            return str(error)
+            return str(error) or type(error).__name__
 
     with path.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
         _write_array_header(file, np.uint8, (0, size, size, 3))
@@ -332,10 +335,11 @@ def _already_there(out: Path, settings: dict[str, Any]) -> bool:
     manifest = PreparedDataset.open(out).manifest
     # The path does not count: the same set may be reached by another one.
     for key in ("kind", "image_size", "encoder", "source_hash"):
-        if manifest.get(key) != settings[key]:
+        there, asked = manifest.get(key), settings[key]
+        if there != asked:
             raise SatcascadeError(
-                f"{out} holds a set prepared otherwise ({_difference(key, manifest.get(key), settings[key])}): give "
-                "another folder, or delete this one"
+                f"{out} holds a set prepared otherwise ({_difference(key, there, asked)}): "
+                "use another folder, or delete it"
             )
     # A run killed between its last two steps left the empty workplace.
     shutil.rmtree(out / WORKPLACE, ignore_errors=True)
@@ -373,11 +377,12 @@ def _workplace(out: Path) -> Iterator[Path]:
         work.mkdir(parents=True)
         yield work
     except BaseException as error:
-        for name in CONTENT_FILES:
-            (out / name).unlink(missing_ok=True)
         shutil.rmtree(work, ignore_errors=True)
-        for folder in created:
-            if folder.is_dir():
+        # What cannot be removed must not hide the error that brought us here.
+        with suppress(OSError):
+            for name in CONTENT_FILES:
+                (out / name).unlink(missing_ok=True)
+            for folder in filter(Path.is_dir, created):
                 folder.rmdir()
         if is_disk_full(error):
             raise no_space(out) from error

@@ -64,7 +64,7 @@ class BatchSource:
         dataset: prepared images and captions.
         split: which rows are trained on.
         training: settings of the stage.
-        sample_size: pixels a side of the stage's images; prepared images are averaged down to it.
+        image_size: pixels a side of the stage's images; prepared images are averaged down to it.
         low_res_resize: None in the base stage, otherwise how low-resolution images are brought back up.
         process: index of this process.
         processes: how many share each batch.
@@ -79,7 +79,7 @@ class BatchSource:
         dataset: PreparedDataset,
         split: str,
         training: Training,
-        sample_size: int,
+        image_size: int,
         low_res_resize: str | None,
         process: int = 0,
         processes: int = 1,
@@ -87,23 +87,25 @@ class BatchSource:
         self.dataset = dataset
         self.rows = dataset.indices(split)
         self.training = training
-        self.sample_size = sample_size
+        self.image_size = image_size
         self.low_res_resize = low_res_resize
         self.shard = slice(process, None, processes)
-        if dataset.image_size % sample_size:
+        if dataset.image_size % image_size:
             raise UsageError(
-                f"prepared images of {dataset.image_size} px cannot train a stage of {sample_size} px: "
-                f"prepare them at {sample_size} or a multiple of it"
+                f"prepared images of {dataset.image_size} px cannot train a stage of {image_size} px: "
+                f"prepare them at {image_size} or a multiple of it"
             )
-        if training.crop is not None and training.crop > sample_size:
-            raise UsageError(f"training.crop of {training.crop} px is larger than the stage's {sample_size} px")
+        if training.crop is not None and training.crop > image_size:
+            raise UsageError(
+                f"training.crop of {training.crop} px is larger than the stage's {image_size} px"
+            )
         if len(self.rows) < 1:
             raise UsageError(f"split '{split}' of the prepared set holds no images")
 
     def __call__(self, step: int) -> Batch:
         """The batch (this process's share of it) of ``step``, counted from 0."""
         training, size = self.training, self.training.batch_size
-        side = training.crop or self.sample_size
+        side = training.crop or self.image_size
         chance = torch.Generator().manual_seed(derived_seed(training.seed, "step", step))
         # Everything is drawn for the whole batch and then shared out, so that the share of a process
         # is the same however many there are.
@@ -123,7 +125,7 @@ class BatchSource:
             choice = int(caption[item] * len(record.caption_ids)) if training.all_captions else 0
             caption_ids.append(record.caption_ids[choice])
             views = self._views(row)
-            top, left = (int(part * (self.sample_size - side + 1)) for part in corner[item].tolist())
+            top, left = (int(part * (self.image_size - side + 1)) for part in corner[item].tolist())
             views = [view[:, top : top + side, left : left + side] for view in views]
             if training.symmetries:
                 views = [dihedral(view, int(symmetry[item])) for view in views]
@@ -158,7 +160,9 @@ class BatchSource:
         places = np.arange(step * size, (step + 1) * size)
         rows = np.empty(size, dtype=np.int64)
         for epoch in np.unique(places // count):
-            order = np.random.default_rng(derived_seed(self.training.seed, "epoch", int(epoch))).permutation(count)
+            order = np.random.default_rng(derived_seed(self.training.seed, "epoch", int(epoch))).permutation(
+                count
+            )
             here = places // count == epoch
             rows[here] = self.rows[order[places[here] % count]]
         return rows
@@ -166,11 +170,11 @@ class BatchSource:
     def _views(self, row: int) -> list[Tensor]:
         """The stage's image (3, S, S) and, for super-resolution, its low-resolution input resized to S."""
         image = to_float(self.dataset.images[row])
-        image = F.avg_pool2d(image, self.dataset.image_size // self.sample_size)
+        image = F.avg_pool2d(image, self.dataset.image_size // self.image_size)
         if self.low_res_resize is None:
             return [image]
         half = F.avg_pool2d(image, 2)
-        return [image, resize_low_res(half[None], self.sample_size, self.low_res_resize)[0]]
+        return [image, resize_low_res(half[None], self.image_size, self.low_res_resize)[0]]
 
 
 def to_float(image: np.ndarray) -> Tensor:

@@ -134,8 +134,16 @@ def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tens
 def load_optimizer_tensors(optimizers: list[torch.optim.Optimizer], tensors: dict[str, Tensor]) -> None:
     """Put back what :func:`optimizer_tensors` gave."""
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+    parameters = [
+        [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for optimizer in optimizers
+    ]
     for name, value in tensors.items():
-        which, parameter, entry = name.split(".", 2)
-        states[int(which)].setdefault(int(parameter), {})[entry] = value
+        which, index, entry = name.split(".", 2)
+        parameter = parameters[int(which)][int(index)]
+        if value.shape == parameter.shape:
+            # Fused kernels walk parameter and state side by side in memory: the layout must be the same.
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        states[int(which)].setdefault(int(index), {})[entry] = value
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

@@ -29,9 +29,7 @@ class WeightAverage:
         half_life = max(min(self.half_life, images_seen / 5), 1e-8)
         weight = 1 - 0.5 ** (images / half_life)
         now = dict(model.named_parameters())
-        torch._foreach_lerp_(
-            list(self.shadow.values()), [now[name].detach() for name in self.shadow], weight
-        )
+        torch._foreach_lerp_(list(self.shadow.values()), [now[name].detach() for name in self.shadow], weight)
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

@@ -83,10 +83,18 @@ class History:
         status = f"loss {loss:.4f}  {rate:.1f} images/s"
         self._progress.update(self._task, completed=last["step"], status=status)
         # A log file gets a line now and then instead of a bar.
-        if not self._interactive and not self._quiet and (now - self._printed > 30 or last["step"] == self._steps):
+        if (
+            not self._interactive
+            and not self._quiet
+            and (now - self._printed > 30 or last["step"] == self._steps)
+        ):
             self._printed = now
             left = (self._steps - last["step"]) * self._batch_size / max(rate, 1e-9) / 60
-            print(f"step {last['step']}/{self._steps}  {status}  {left:.0f} min left", file=sys.stderr, flush=True)
+            print(
+                f"step {last['step']}/{self._steps}  {status}  {left:.0f} min left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def add_image(self, name: str, image: Any, step: int) -> None:
         """Show an image, uint8 (H, W, 3), in TensorBoard."""

@@ -50,9 +50,7 @@ class Muon(torch.optim.Optimizer):
                 update = parameter.grad.lerp(momentum, group["momentum"])
                 matrix = orthogonalize(update.flatten(1))
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(
-                    matrix.view_as(parameter), alpha=-0.2 * max(matrix.shape) ** 0.5 * group["lr"]
-                )
+                parameter.add_(matrix.view_as(parameter), alpha=-0.2 * max(matrix.shape) ** 0.5 * group["lr"])
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:

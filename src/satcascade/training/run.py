@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-import platform
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,6 @@ from torch import Tensor
 from satcascade.config import Preset, StageName, load_preset
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.files import written_whole
 from satcascade.models.factory import build_model
 from satcascade.precision import compute_dtype
 from satcascade.seeds import derived_seed
@@ -36,10 +32,7 @@ from satcascade.training.ema import WeightAverage
 from satcascade.training.history import History
 from satcascade.training.loss import DenoisingLoss
 from satcascade.training.optimizers import learning_rate, make_optimizers
-
-RUN_FILE = "run.json"
-# Settings that do not change the steps already done, so that a run may be continued with others.
-_FREE = ("steps", "decay_steps", "log_every", "checkpoint_every", "sample_every", "keep_checkpoints")
+from satcascade.training.run_folder import averaged_model, open_run
 
 
 def train(
@@ -50,6 +43,7 @@ def train(
     out: Path,
     overrides: Sequence[str] = (),
     split: str = "train",
+    init_from: Path | None = None,
     device: str | None = None,
     minutes: float | None = None,
     quiet: bool = False,
@@ -66,6 +60,8 @@ def train(
         out: the run's folder.
         overrides: ``training.batch_size=16``, relative to the stage, or from the preset's top.
         split: the rows to train on.
+        init_from: a run of the same network, whose averaged weights (of its last checkpoint) this one starts
+            from; only read when the run begins.
         device: ``cpu`` forces the CPU; otherwise accelerate chooses.
         minutes: stop with a checkpoint after that many.
         quiet: show no progress.
@@ -79,37 +75,39 @@ def train(
     """
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
     settings = load_preset(preset, [_from_top(stage, override) for override in overrides])
-    training = settings.stage(stage).training
+    config, training = settings.stage(stage).model, settings.stage(stage).training
     dataset = PreparedDataset.open(data)
     _check_encoder(settings, stage, dataset)
-    out = Path(out)
-    _open_run(out, stage, settings, split, dataset)
-
     dtype = compute_dtype(training.precision, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     accelerator = Accelerator(
         cpu=device == "cpu", mixed_precision="bf16" if dtype is torch.bfloat16 else "no"
-    )
-    torch.manual_seed(derived_seed(training.seed, "weights"))
-    model = build_model(settings.stage(stage).model).to(
-        accelerator.device, memory_format=torch.channels_last
-    )
-    optimizers = make_optimizers(model, training)
-    average = WeightAverage(model, training.ema_half_life)
-    folder = CheckpointFolder(out, training.keep_checkpoints)
-    start = _resume(folder, model, average, optimizers)
-    model_config = settings.stage(stage).model
-    loss_module = accelerator.prepare(
-        DenoisingLoss(model, training.weighting, model_config.sigma_data).train()
     )
     source = BatchSource(
         dataset,
         split,
         training,
-        model_config.sample_size,
-        model_config.low_res_resize if model_config.low_res else None,
+        training.image_size or config.sample_size,
+        config.low_res_resize if config.low_res else None,
         accelerator.process_index,
         accelerator.num_processes,
     )
+    origin = None if init_from is None else averaged_model(init_from, stage)[1].state_dict()
+    out = Path(out)
+    if accelerator.is_main_process:
+        open_run(out, stage, settings, split, dataset, init_from)
+
+    torch.manual_seed(derived_seed(training.seed, "weights"))
+    model = build_model(config)
+    if origin is not None:
+        model.load_state_dict(origin)
+    model.to(accelerator.device, memory_format=torch.channels_last)
+    optimizers = make_optimizers(model, training)
+    average = WeightAverage(model, training.ema_half_life)
+    folder = CheckpointFolder(out, training.keep_checkpoints)
+    start = _resume(folder, model, average, optimizers)
+    if start >= training.steps:
+        return folder.folder(start)
+    loss_module = accelerator.prepare(DenoisingLoss(model, training.weighting, config.sigma_data).train())
 
     def save(step: int) -> None:
         if accelerator.is_main_process:
@@ -120,12 +118,16 @@ def train(
     pending: list[tuple[int, Tensor, Tensor, float]] = []
     step = start
     with (
-        History(out, start, training.steps, training.batch_size, quiet or not accelerator.is_main_process) as history,
+        History(
+            out, start, training.steps, training.batch_size, quiet or not accelerator.is_main_process
+        ) as history,
         _stop_signals() as stopped,
     ):
         for step, batch in enumerate(_prefetched(source, start, training.steps), start=start + 1):
             rate = learning_rate(step - 1, training)
-            loss, norm = _step(accelerator, loss_module, optimizers, batch, training.gradient_clip, rate, step)
+            loss, norm = _step(
+                accelerator, loss_module, optimizers, batch, training.gradient_clip, rate, step, training.seed
+            )
             average.update(model, step * training.batch_size, training.batch_size)
             pending.append((step, loss, norm, rate))
             last = step == training.steps or bool(stopped) or _over(deadline)
@@ -148,10 +150,11 @@ def _step(
     clip: float,
     rate: float,
     step: int,
+    seed: int,
 ) -> tuple[Tensor, Tensor]:
     """One optimiser step; the mean loss and the gradient's norm before clipping, as tensors."""
     # Dropout, the only draw inside the network, is seeded by step and process as everything else.
-    torch.manual_seed(derived_seed(0, "dropout", step, accelerator.process_index))
+    torch.manual_seed(derived_seed(seed, "dropout", step, accelerator.process_index))
     with accelerator.autocast():
         loss = loss_module(batch.to(accelerator.device)).mean()
     accelerator.backward(loss)
@@ -208,49 +211,6 @@ def _resume(
     average.load(checkpoint.ema)
     load_optimizer_tensors(optimizers, checkpoint.optimizer)
     return checkpoint.step
-
-
-def _open_run(out: Path, stage: StageName, settings: Preset, split: str, dataset: PreparedDataset) -> None:
-    """Describe the run in its folder, or check that the folder's description is the same."""
-    chosen = settings.stage(stage).model_dump(mode="json")
-    fixed = {key: value for key, value in chosen["training"].items() if key not in _FREE}
-    identity = {
-        "stage": stage,
-        "preset": settings.name,
-        "text_encoder": settings.text_encoder,
-        "split": split,
-        "data": dataset.hash,
-        "model": chosen["model"],
-        "training": fixed,
-    }
-    path = out / RUN_FILE
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))["identity"]
-        difference = _difference(before, identity)
-        if difference:
-            raise UsageError(f"{out} belongs to a run with other settings ({difference}): choose another folder")
-    elif out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty and holds no run: choose another folder")
-    packages = ("satcascade", "torch", "diffusers", "transformers", "accelerate")
-    description = {
-        "identity": identity,
-        "settings": settings.model_dump(mode="json"),
-        "source": dataset.manifest["source"],
-        "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
-    }
-    with written_whole(path) as aside:
-        aside.write_text(json.dumps(description, indent=1), encoding="utf-8")
-
-
-def _difference(before: Any, now: Any, name: str = "") -> str:
-    """The first setting in which two descriptions differ, or an empty text."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            found = _difference(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-            if found:
-                return found
-        return ""
-    return "" if before == now else f"{name} was {before}, now {now}"
 
 
 def _check_encoder(settings: Preset, stage: StageName, dataset: PreparedDataset) -> None:

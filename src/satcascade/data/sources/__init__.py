@@ -50,7 +50,9 @@ def open_source(source: str | Path, kind: str | None = None, split: str = "train
 
 def _kind_of(path: Path, source: str) -> str:
     if not path.exists():
-        if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
+        owner = re.fullmatch(r"([\w-][\w.-]*)/[\w.-]+", source)
+        # A mistyped path in a folder that is here is not worth asking the Hub about.
+        if owner and not Path(owner[1]).exists():
             return "hub"
         raise SatcascadeError(f"there is nothing at {source}: give the folder of a captioned image set")
     annotations = find_annotations(path)
@@ -68,8 +70,8 @@ def _kind_of(path: Path, source: str) -> str:
     elif not list_images(path):
         raise SatcascadeError(f"no images in {path}: give the folder of a captioned image set")
     raise SatcascadeError(
-        f"no captions in {path}: it needs a dataset_rsicd.json, dataset.json, metadata.jsonl, metadata.csv or "
-        "captions.csv"
+        f"no captions in {path}: it needs a dataset_rsicd.json, dataset.json, metadata.jsonl, metadata.csv "
+        "or captions.csv"
     )
 
 

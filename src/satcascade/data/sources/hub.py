@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from satcascade.data.sources.sample import Sample, Source
-from satcascade.data.sources.tables import captions_of
+from satcascade.data.sources.tables import captions_of, is_caption_column
 from satcascade.errors import SatcascadeError
 
 _NAME_COLUMNS = ("filename", "file_name", "image_name")
@@ -61,14 +61,14 @@ def _samples(name: str, split: str, rows: Any) -> list[Sample]:
         raise SatcascadeError(
             f"no images in '{name}': it has the columns {', '.join(features)}, none of images"
         )
-    # Undecoded: images are decoded once, by the preparation, which reports those that cannot be.
-    images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
-    texts = rows.remove_columns([image_column])
-    if len(texts) and not captions_of(texts[0]):
+    if not any(map(is_caption_column, features)):
         raise SatcascadeError(
             f"no captions in '{name}': it has the columns {', '.join(features)}, none is text, caption or "
             "captions"
         )
+    # Undecoded: images are decoded once, by the preparation, which reports those that cannot be.
+    images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
+    texts = rows.remove_columns([image_column])
     label_feature = features.get("label")
     samples = []
     for number, row in enumerate(texts):

@@ -111,12 +111,12 @@ def check_samples(samples: Iterable[Sample]) -> tuple[list[Sample], list[Problem
         seen.add(sample.filename)
         if isinstance(sample.image, Path) and not sample.image.is_file():
             found.append(Problem("missing image", sample.filename))
-        if not captions:
+        if not sample.captions:
             found.append(Problem("no caption", sample.filename))
-        if split is not None and not found:
+        if split is not None and captions and not found:
             good.append(Sample(sample.filename, split, sample.label, captions, sample.image))
         empty = len(sample.captions) - len(captions)
-        if captions and empty:
+        if empty:
             found.append(Problem("empty caption", sample.filename, f"{empty} of {len(sample.captions)}"))
         problems += found
     return good, problems

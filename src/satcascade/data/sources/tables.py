@@ -66,11 +66,16 @@ def require_captions(table: Path, rows: list[Row]) -> None:
         SatcascadeError: naming the columns that are there and those that would do.
     """
     columns = {str(name): None for row in rows for name in row}
-    if not any(_CAPTION_COLUMN.fullmatch(name) for name in columns):
+    if not any(map(is_caption_column, columns)):
         raise SatcascadeError(
             f"{table} has no caption column: it has {', '.join(columns) or 'none'}; name it text, "
             "caption or captions"
         )
+
+
+def is_caption_column(name: str) -> bool:
+    """Whether a column of this name holds captions; see ``captions_of``."""
+    return _CAPTION_COLUMN.fullmatch(name) is not None
 
 
 def captions_of(row: Row) -> tuple[str, ...]:
@@ -82,7 +87,7 @@ def captions_of(row: Row) -> tuple[str, ...]:
     """
     captions: list[str] = []
     for name, cell in row.items():
-        if not _CAPTION_COLUMN.fullmatch(str(name)):
+        if not is_caption_column(str(name)):
             continue
         if isinstance(cell, str) and str(name).lower().endswith("s"):
             cell = _list_in(cell)

@@ -1,0 +1,54 @@
+"""Text to satellite image with a two-stage text-conditioned diffusion cascade.
+
+>>> from satcascade import load_pipeline
+>>> pipe = load_pipeline("builtin")
+>>> pipe("a river winds through dense forest", seeds=[0]).images[0].save("river.png")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from satcascade.errors import SatcascadeError, UsageError
+    from satcascade.generation import Captions, GenerationRequest, generate
+    from satcascade.pipeline import CascadeOutput, CascadePipeline, load_pipeline
+
+__all__ = [
+    "Captions",
+    "CascadeOutput",
+    "CascadePipeline",
+    "GenerationRequest",
+    "SatcascadeError",
+    "UsageError",
+    "__version__",
+    "generate",
+    "load_pipeline",
+]
+
+# Loaded when asked for: importing the package alone must not take the seconds that torch takes.
+_HOMES = {
+    "CascadeOutput": "pipeline",
+    "CascadePipeline": "pipeline",
+    "Captions": "generation",
+    "GenerationRequest": "generation",
+    "SatcascadeError": "errors",
+    "UsageError": "errors",
+    "generate": "generation",
+    "load_pipeline": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("satcascade")
+    if name in _HOMES:
+        return getattr(import_module(f"satcascade.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'satcascade' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

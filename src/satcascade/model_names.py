@@ -1,0 +1,28 @@
+"""What a model may be called: known before torch is loaded, so that a wrong name is refused at once."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from satcascade.errors import UsageError
+
+BUILTIN_NAMES = ("builtin", "compact")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+def check_model_name(model: str | Path) -> str:
+    """Return the name of a model if there can be one of that name.
+
+    Args:
+        model: ``builtin``, ``compact``, a folder, or ``owner/name`` on the hub.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    name = str(model)
+    if name in BUILTIN_NAMES or Path(name).is_dir() or _HUB_NAME.fullmatch(name):
+        return name
+    raise UsageError(
+        f"unknown model '{name}': give builtin, the folder of a saved pipeline, or owner/name on the hub"
+    )

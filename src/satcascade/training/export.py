@@ -1,0 +1,93 @@
+"""From trained stages to a pipeline folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from satcascade.config import Preset, StageSampling
+from satcascade.errors import UsageError
+from satcascade.pipeline import CascadePipeline
+from satcascade.schedulers import make_scheduler
+from satcascade.training.run_folder import averaged_model
+
+
+def assemble(
+    base_run: Path,
+    sr_run: Path | None,
+    out: Path,
+    *,
+    base_step: int | None = None,
+    sr_step: int | None = None,
+    half: bool = False,
+) -> CascadePipeline:
+    """Make a pipeline of the averaged weights of one or two runs and save it.
+
+    Args:
+        base_run: run of the base stage.
+        sr_run: run of the super-resolution stage; None makes a pipeline of base images only.
+        out: the pipeline's folder, written by ``save_pretrained``.
+        base_step: which checkpoint of the base run; by default its last.
+        sr_step: likewise of the super-resolution run.
+        half: store weights in float16.
+
+    Returns:
+        The pipeline.
+
+    Raises:
+        UsageError: a folder is no run of that stage, has no (such) checkpoint, or ``out`` is not empty.
+        SatcascadeError: a checkpoint is damaged.
+    """
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty: choose another folder")
+    settings, unet = averaged_model(base_run, "base", base_step)
+    sampling = settings.sampling
+    sr_unet = None
+    if sr_run is not None:
+        sr_settings, sr_unet = averaged_model(sr_run, "sr", sr_step)
+        if sr_settings.text_encoder != settings.text_encoder:
+            raise UsageError(
+                f"{base_run} was trained with '{settings.text_encoder}', {sr_run} with '{sr_settings.text_encoder}'"
+            )
+        sampling = sampling.model_copy(
+            update={"sr": sr_settings.sampling.sr, "low_res_log_snr": sr_settings.sampling.low_res_log_snr}
+        )
+    pipeline = build_pipeline(settings.model_copy(update={"sampling": sampling}), unet, sr_unet)
+    if half:
+        pipeline.to(dtype=torch.float16)
+    pipeline.save_pretrained(str(out))
+    return pipeline
+
+
+def build_pipeline(settings: Preset, unet: nn.Module, sr_unet: nn.Module | None) -> CascadePipeline:
+    """A pipeline around trained networks, with the sampling defaults of their preset."""
+    sampling = settings.sampling
+    return CascadePipeline(
+        unet=unet,
+        scheduler=_scheduler(sampling.base, unet),
+        sr_unet=sr_unet,
+        sr_scheduler=None if sr_unet is None else _scheduler(sampling.sr, sr_unet),
+        text_encoder=settings.text_encoder,
+        base_steps=sampling.base.steps,
+        sr_steps=sampling.sr.steps,
+        base_guidance=sampling.base.guidance_scale,
+        sr_guidance=sampling.sr.guidance_scale,
+        low_res_log_snr=sampling.low_res_log_snr,
+        projected_guidance=sampling.projected_guidance,
+        guidance_interval=sampling.guidance_interval,
+    )
+
+
+def _scheduler(sampling: StageSampling, unet: Any) -> Any:
+    schedule = sampling.schedule
+    return make_scheduler(
+        sampling.scheduler,
+        unet.config.prediction_type,
+        shift=schedule.shift,
+        low=schedule.low,
+        high=schedule.high,
+    )

@@ -1,0 +1,123 @@
+"""The folder that a run lives in: what describes it, and what can be read back from it.
+
+``run.json`` tells apart what a run *is* (``identity``: stage, network, data, and the settings that its
+steps depend on), which must not change when it goes on, from what merely belongs to it.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from satcascade.config import Preset, StageName
+from satcascade.data.prepared import PreparedDataset
+from satcascade.errors import SatcascadeError, UsageError
+from satcascade.files import written_whole
+from satcascade.models.factory import build_model
+from satcascade.training.checkpoints import CheckpointFolder, read_weights
+
+RUN_FILE = "run.json"
+# Settings that do not change the steps already done, so that a run may be continued with others.
+_FREE = ("steps", "decay_steps", "log_every", "checkpoint_every", "sample_every", "keep_checkpoints")
+_PACKAGES = ("satcascade", "torch", "diffusers", "transformers", "accelerate")
+
+
+def open_run(
+    out: Path,
+    stage: StageName,
+    settings: Preset,
+    split: str,
+    dataset: PreparedDataset,
+    init_from: Path | None,
+) -> None:
+    """Describe a run in its folder, or check that the folder's description is the same.
+
+    Raises:
+        UsageError: the folder holds another run (the first difference is named) or other files.
+    """
+    chosen = settings.stage(stage).model_dump(mode="json")
+    identity = {
+        "stage": stage,
+        "preset": settings.name,
+        "text_encoder": settings.text_encoder,
+        "split": split,
+        "data": dataset.hash,
+        "init_from": None if init_from is None else Path(init_from).resolve().name,
+        "model": chosen["model"],
+        "training": {key: value for key, value in chosen["training"].items() if key not in _FREE},
+    }
+    path = out / RUN_FILE
+    if path.exists():
+        difference = _difference(_read(out)["identity"], identity)
+        if difference:
+            raise UsageError(
+                f"{out} belongs to a run with other settings ({difference}): choose another folder"
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty and holds no run: choose another folder")
+    description = {
+        "identity": identity,
+        "settings": settings.model_dump(mode="json"),
+        "source": dataset.manifest["source"],
+        "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+    }
+    with written_whole(path) as aside:
+        aside.write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+
+def averaged_model(run: Path, stage: StageName, step: int | None = None) -> tuple[Preset, nn.Module]:
+    """The settings of a run, and its network with the averaged weights of a checkpoint.
+
+    Args:
+        run: the run's folder.
+        stage: what the run must have trained.
+        step: which checkpoint; by default the last.
+
+    Raises:
+        UsageError: the folder is no run of that stage, or has no (such) checkpoint.
+        SatcascadeError: the description or the checkpoint is damaged.
+    """
+    run = Path(run)
+    description = _read(run)
+    found = description["identity"]["stage"]
+    if found != stage:
+        raise UsageError(f"{run} is a run of stage '{found}', not '{stage}'")
+    checkpoints = CheckpointFolder(run)
+    steps = checkpoints.steps()
+    if not steps:
+        raise UsageError(f"{run} has no checkpoint yet")
+    if step is not None and step not in steps:
+        raise UsageError(f"{run} has no checkpoint of step {step}: it has {', '.join(map(str, steps))}")
+    settings = Preset.model_validate(description["settings"])
+    model = build_model(settings.stage(stage).model)
+    model.load_state_dict(read_weights(checkpoints.folder(steps[-1] if step is None else step), "ema"))
+    return settings, model.eval()
+
+
+def _read(run: Path) -> dict[str, Any]:
+    path = run / RUN_FILE
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        Preset.model_validate(description["settings"])
+        description["identity"]["stage"]
+    except FileNotFoundError as error:
+        raise UsageError(f"{run} holds no training run (it has no {RUN_FILE})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise SatcascadeError(f"{path} is damaged: train into another folder") from error
+    return description  # type: ignore[no-any-return]
+
+
+def _difference(before: Any, now: Any, name: str = "") -> str:
+    """The first setting in which two descriptions differ, or an empty text."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            found = _difference(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+            if found:
+                return found
+        return ""
+    return "" if before == now else f"{name} was {before}, now {now}"

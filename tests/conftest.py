@@ -1,0 +1,95 @@
+"""What many tests share: a text encoder small enough to make on the spot, and a prepared set."""
+
+from __future__ import annotations
+
+import string
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from satcascade.data.preparation import prepare
+from satcascade.data.prepared import PreparedDataset
+from synthetic import make_synthetic_rsicd
+
+
+@pytest.fixture(scope="session")
+def tiny_text_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder that ``load_text_encoder`` takes: a random BERT of width 16 that reads 128 tokens.
+
+    Its words are single letters, so that different captions have different tokens.
+    """
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    letters = string.ascii_lowercase + string.digits + string.punctuation
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters)]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(word, vocabulary[word]) for word in ("[CLS]", "[SEP]")]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_max_length=128,
+    ).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=len(vocabulary),
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=128,
+        )
+        BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def synthetic_rsicd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic set of 40 images of 64 x 64 in RSICD's layout; not to be changed."""
+    return make_synthetic_rsicd(tmp_path_factory.mktemp("synthetic") / "rsicd")
+
+
+@pytest.fixture(scope="session")
+def prepared_synthetic(
+    synthetic_rsicd: Path, tiny_text_encoder: str, tmp_path_factory: pytest.TempPathFactory
+) -> PreparedDataset:
+    """The synthetic set, prepared at 64 x 64 with the tiny encoder; not to be changed."""
+    out = tmp_path_factory.mktemp("prepared") / "rsicd"
+    prepare(synthetic_rsicd, out, image_size=64, encoder=tiny_text_encoder, progress=False)
+    return PreparedDataset.open(out)
+
+
+# A first example may pay for torch's lazy initialisation; timings are no matter of tests here.
+settings.register_profile("satcascade", deadline=None, derandomize=True)
+settings.load_profile("satcascade")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB, to fill."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)

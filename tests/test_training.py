@@ -1,0 +1,318 @@
+"""Training: what a step sees, what a run leaves behind, and what survives a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from satcascade.config import Preset, Training, load_preset
+from satcascade.data.prepared import PreparedDataset
+from satcascade.errors import SatcascadeError, UsageError
+from satcascade.training.batches import BatchSource, dihedral
+from satcascade.training.checkpoints import CheckpointFolder
+from satcascade.training.ema import WeightAverage
+from satcascade.training.export import assemble
+from satcascade.training.optimizers import learning_rate, orthogonalize
+from satcascade.training.run import train
+
+
+@pytest.fixture(scope="module")
+def tiny_preset(tiny_text_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A cascade of 32 and 64 px that trains in seconds; dropout is on, so that resuming has to restore it."""
+    model = {
+        "patch_size": 4,
+        "widths": [16, 32],
+        "blocks": [1, 1],
+        "attention": [False, True],
+        "head_dim": 16,
+        "cond_dim": 32,
+        "text_dim": 16,
+        "dropout": 0.1,
+    }
+    training = {
+        "steps": 12,
+        "batch_size": 6,
+        "learning_rate": 0.003,
+        "warmup_steps": 2,
+        "decay_steps": 3,
+        "checkpoint_every": 4,
+        "log_every": 2,
+        "sample_every": 0,
+        "precision": "float32",
+        "optimizer": "muon",
+    }
+    low_res = {"low_res": True, "self_attention": False}
+    noise = {"crop": 32, "low_res_noise": {"low": 0.0, "high": 8.0}}
+    preset = {
+        "name": "tiny",
+        "text_encoder": tiny_text_encoder,
+        "base": {"model": model | {"sample_size": 32}, "training": training},
+        "sr": {"model": model | low_res | {"sample_size": 64}, "training": training | noise},
+        "sampling": {"base": {"steps": 3, "guidance_scale": 2.0}, "sr": {"steps": 2}, "low_res_log_snr": 3.0},
+    }
+    path = tmp_path_factory.mktemp("preset") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(preset))
+    return str(path)
+
+
+def run(preset: str, data: PreparedDataset, out: Path, *overrides: str, stage: str = "base") -> Path:
+    return train(stage, preset=preset, data=data.path, out=out, overrides=overrides, device="cpu", quiet=True)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": value
+        for name in ("model", "ema", "optimizer")
+        for key, value in load_file(folder / f"{name}.safetensors").items()
+    }
+
+
+def assert_same(a: Path, b: Path) -> None:
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def in_a_process(preset: str, data: PreparedDataset, out: Path, *overrides: str) -> subprocess.Popen[str]:
+    script = (
+        "import sys; from satcascade.training.run import train; "
+        "train('base', preset=sys.argv[1], data=sys.argv[2], out=sys.argv[3], overrides=sys.argv[4:], device='cpu')"
+    )
+    arguments = [preset, str(data.path), str(out), *overrides]
+    return subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("stage", ["base", "sr"])
+def test_loss_falls_and_run_folder_describes_itself(stage, tiny_preset, prepared_synthetic, tmp_path):
+    last = run(
+        tiny_preset,
+        prepared_synthetic,
+        tmp_path / "run",
+        "training.steps=60",
+        "training.decay_steps=0",
+        stage=stage,
+    )
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 61))
+    losses = [row["loss"] for row in rows]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    description = json.loads((tmp_path / "run/run.json").read_text())
+    assert description["identity"]["data"] == prepared_synthetic.hash
+    assert description["versions"]["torch"] == torch.__version__
+    Preset.model_validate(description["settings"])
+    assert last.name == "step-0000060"
+    assert CheckpointFolder(tmp_path / "run").steps() == [56, 60]
+    assert list((tmp_path / "run/tensorboard").iterdir())
+
+
+def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(tiny_preset, prepared_synthetic, tmp_path):
+    whole = run(tiny_preset, prepared_synthetic, tmp_path / "whole", "training.steps=40")
+    for attempt in range(2):
+        process = in_a_process(tiny_preset, prepared_synthetic, tmp_path / "killed", "training.steps=40")
+        folder = CheckpointFolder(tmp_path / "killed")
+        wanted = 8 * (attempt + 1)
+        while not folder.steps() or folder.steps()[-1] < wanted:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert folder.steps()[-1] < 40
+    resumed = run(tiny_preset, prepared_synthetic, tmp_path / "killed", "training.steps=40")
+    assert_same(whole, resumed)
+    curves = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "killed")]
+    assert curves[0] == curves[1]
+
+
+def test_sigterm_leaves_a_checkpoint_of_the_step_it_came_in(tiny_preset, prepared_synthetic, tmp_path):
+    overrides = ("training.steps=100000", "training.checkpoint_every=0")
+    process = in_a_process(tiny_preset, prepared_synthetic, tmp_path / "run", *overrides)
+    metrics = tmp_path / "run/metrics.jsonl"
+    while not metrics.exists() or not metrics.read_text():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(timeout=60) == 0
+    rows = metrics.read_text().splitlines()
+    assert CheckpointFolder(tmp_path / "run").steps() == [len(rows)]
+
+
+def test_run_can_be_lengthened_but_not_otherwise_changed(tiny_preset, prepared_synthetic, tmp_path):
+    plateau = ("training.decay_steps=0",)
+    run(tiny_preset, prepared_synthetic, tmp_path / "a", "training.steps=6", *plateau)
+    longer = run(tiny_preset, prepared_synthetic, tmp_path / "a", "training.steps=10", *plateau)
+    assert_same(longer, run(tiny_preset, prepared_synthetic, tmp_path / "b", "training.steps=10", *plateau))
+    with pytest.raises(UsageError, match=r"training\.batch_size was 6, now 4"):
+        run(tiny_preset, prepared_synthetic, tmp_path / "a", "training.batch_size=4")
+    with pytest.raises(UsageError, match="now sr|low_res was False, now True"):
+        run(tiny_preset, prepared_synthetic, tmp_path / "a", stage="sr")
+
+
+def test_diverging_loss_stops_the_run_and_keeps_the_good_checkpoint(
+    tiny_preset, prepared_synthetic, tmp_path
+):
+    folder = CheckpointFolder(tmp_path / "run")
+    run(tiny_preset, prepared_synthetic, tmp_path / "run", "training.steps=4", "training.decay_steps=0")
+    good = folder.load(4)
+    # What a cosmic ray or an overflow would do to the weights that the run goes on with.
+    name = next(iter(good.model))
+    good.model[name].fill_(float("nan"))
+    folder.save(type(good)(5, good.model, good.ema, good.optimizer))
+    with pytest.raises(
+        SatcascadeError, match=r"not finite at step 6; the last good checkpoint is .*step-0000005"
+    ):
+        run(tiny_preset, prepared_synthetic, tmp_path / "run", "training.decay_steps=0")
+    assert folder.steps() == [4, 5]
+
+
+def test_bad_input_is_refused_before_anything_is_written(tiny_preset, prepared_synthetic, tmp_path):
+    out = tmp_path / "run"
+    cases = {
+        "training.batch_size=0": r"base\.training\.batch_size",
+        "training.steps=-1": r"base\.training\.steps",
+        "training.colour=red": r"base\.training\.colour: unknown key",
+        "training.batch_size": "not of the form",
+        "text_encoder.name=x": "not a section",
+        "training.crop=999": "training.crop of 999 px is larger",
+    }
+    for override, message in cases.items():
+        with pytest.raises(UsageError, match=message):
+            run(tiny_preset, prepared_synthetic, out, override)
+    with pytest.raises(UsageError, match=r"unknown preset 'nope': choose one of compact"):
+        run("nope", prepared_synthetic, out)
+    with pytest.raises(UsageError, match=r"no split 'dev'"):
+        train("base", preset=tiny_preset, data=prepared_synthetic.path, out=out, split="dev", device="cpu")
+    with pytest.raises(UsageError, match="needs 'minilm'"):
+        run("compact", prepared_synthetic, out)
+    assert not out.exists()
+    out.mkdir()
+    (out / "holiday.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty and holds no run"):
+        run(tiny_preset, prepared_synthetic, out)
+    assert [path.name for path in out.iterdir()] == ["holiday.txt"]
+
+
+def test_truncated_checkpoint_is_named(tiny_preset, prepared_synthetic, tmp_path):
+    last = run(
+        tiny_preset, prepared_synthetic, tmp_path / "run", "training.steps=4", "training.decay_steps=0"
+    )
+    path = last / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(SatcascadeError, match=r"step-0000004 is damaged \(model\.safetensors\)"):
+        run(tiny_preset, prepared_synthetic, tmp_path / "run", "training.steps=8", "training.decay_steps=0")
+
+
+def test_full_disk_during_a_checkpoint_keeps_the_earlier_ones(tiny_preset, prepared_synthetic, small_disk):
+    out = small_disk / "run"
+    plateau = ("training.decay_steps=0", "training.keep_checkpoints=5")
+    first = run(tiny_preset, prepared_synthetic, out, "training.steps=4", *plateau)
+    size = sum(path.stat().st_size for path in first.iterdir())
+    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    (small_disk / "ballast").write_bytes(b"x" * (free - size // 2))
+    with pytest.raises(SatcascadeError, match="no space left on the device"):
+        run(tiny_preset, prepared_synthetic, out, "training.steps=8", *plateau)
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-0000004"]
+    (small_disk / "ballast").unlink()
+    assert run(tiny_preset, prepared_synthetic, out, "training.steps=8", *plateau).name == "step-0000008"
+
+
+def test_two_runs_become_a_pipeline_that_samples(tiny_preset, prepared_synthetic, tmp_path):
+    from satcascade.pipeline import CascadePipeline
+
+    run(tiny_preset, prepared_synthetic, tmp_path / "base")
+    run(tiny_preset, prepared_synthetic, tmp_path / "sr", stage="sr")
+    made = assemble(tmp_path / "base", tmp_path / "sr", tmp_path / "model")
+    ema = load_file(tmp_path / "base/checkpoints/step-0000012/ema.safetensors")
+    assert torch.equal(made.unet.state_dict()["stem.weight"], ema["stem.weight"])
+    loaded = CascadePipeline.from_pretrained(tmp_path / "model")
+    loaded.set_progress_bar_config(disable=True)
+    images = [pipe("a pond", seeds=[1], output_type="np").images for pipe in (made, loaded)]
+    assert images[0].shape == (1, 64, 64, 3)
+    np.testing.assert_array_equal(*images)
+    with pytest.raises(UsageError, match="stage 'sr', not 'base'"):
+        assemble(tmp_path / "sr", tmp_path / "sr", tmp_path / "other")
+
+
+@given(st.integers(0, 30), st.integers(1, 4))
+def test_processes_share_the_batch_of_one(tiny_training, prepared_synthetic, step, processes):
+    whole = BatchSource(prepared_synthetic, "train", tiny_training, 32, "bilinear")(step)
+    for process in range(processes):
+        part = BatchSource(prepared_synthetic, "train", tiny_training, 32, "bilinear", process, processes)(
+            step
+        )
+        mine = slice(process, None, processes)
+        for name in ("images", "noise", "log_snr", "keep", "low_res", "low_res_noise", "low_res_log_snr"):
+            assert torch.equal(getattr(part, name), getattr(whole, name)[mine])
+
+
+@pytest.fixture(scope="module")
+def tiny_training(tiny_preset: str) -> Training:
+    return load_preset(tiny_preset).sr.training.model_copy(update={"crop": 16, "batch_size": 8})
+
+
+def test_every_image_is_seen_once_an_epoch(tiny_training, prepared_synthetic):
+    source = BatchSource(prepared_synthetic, "train", tiny_training, 32, None)
+    count = len(source.rows)
+    seen = np.concatenate([source._rows(step) for step in range(count)])
+    for epoch in range(8):
+        assert sorted(seen[epoch * count : (epoch + 1) * count]) == sorted(source.rows)
+
+
+def test_low_resolution_input_shows_the_same_place_as_the_image(tiny_training, prepared_synthetic):
+    batch = BatchSource(prepared_synthetic, "train", tiny_training, 64, "bilinear")(3)
+    # The input is the image without its finest detail: it must be closer to its own image than to the others.
+    distance = (batch.images[:, None] - batch.low_res[None]).square().mean((2, 3, 4))
+    assert (distance.diagonal()[:, None] <= distance).float().mean() > 0.9
+
+
+@given(st.integers(0, 7), st.integers(0, 7))
+def test_symmetries_are_the_eight_of_the_square(a, b):
+    image = torch.arange(3 * 4 * 4).view(3, 4, 4)
+    assert torch.equal(dihedral(image, a), dihedral(image, b)) == (a == b)
+    assert sorted(dihedral(image, a).flatten().tolist()) == sorted(image.flatten().tolist())
+
+
+@given(st.integers(2, 24), st.integers(2, 24), st.integers(0, 100))
+def test_orthogonalized_matrix_has_singular_values_near_one(rows, columns, seed):
+    matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    matrix = u @ torch.diag(s.clamp(min=0.1 * s[0])) @ v  # the iteration needs many rounds for tiny ones
+    singular = torch.linalg.svdvals(orthogonalize(matrix))
+    assert singular.min() > 0.5
+    assert singular.max() < 1.4
+
+
+def test_weight_average_forgets_half_in_a_half_life():
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    average = WeightAverage(model, half_life=100)
+    torch.nn.init.ones_(model.weight)
+    for step in range(10):
+        average.update(model, images_seen=10_000 + 10 * step, images=10)
+    assert float(average.shadow["weight"]) == pytest.approx(0.5, abs=1e-6)
+    with average.applied(model):
+        assert float(model.weight) == pytest.approx(0.5, abs=1e-6)
+    assert float(model.weight) == 1.0
+
+
+def test_learning_rate_warms_up_holds_and_decays(tiny_training):
+    training = tiny_training.model_copy(
+        update={"steps": 100, "warmup_steps": 10, "decay_steps": 20, "learning_rate": 1.0}
+    )
+    rates = [learning_rate(step, training) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert set(rates[9:81]) == {1.0}
+    assert rates[90] == pytest.approx(0.5)
+    assert rates[99] == pytest.approx(0.05)
