@@ -73,6 +73,16 @@ def prepared_synthetic(
     return PreparedDataset.open(out)
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tiny_text_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a saved pipeline of random weights (see ``tiny_cascade``); not to be changed."""
+    from tiny_cascade import tiny_pipeline
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_pipeline(tiny_text_encoder).save_pretrained(folder)
+    return folder
+
+
 # A first example may pay for torch's lazy initialisation; timings are no matter of tests here.
 settings.register_profile("satcascade", deadline=None, derandomize=True)
 settings.load_profile("satcascade")

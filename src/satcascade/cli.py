@@ -34,7 +34,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-_WHOLE_RUN = Shard()
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d+)?")
 
 
@@ -119,9 +118,7 @@ def sample(
     precision: Annotated[
         PrecisionName, typer.Option(help="auto is bfloat16 where the device has it: faster, less exact.")
     ] = PrecisionName.float32,
-    shard: Annotated[
-        Shard, typer.Option(parser=Shard.parse, metavar="I/N", help="Make only part I of N of the run.")
-    ] = _WHOLE_RUN,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Make only part I of N of the run.")] = "1/1",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
 ) -> None:
     """Make images of captions.
@@ -137,6 +134,7 @@ def sample(
         raise UsageError(f"no caption file {captions}")
     if data is not None and not data.is_dir():
         raise UsageError(f"no folder {data}: make one with 'satcascade prepare SOURCE {data}'")
+    part = Shard.parse(shard)
     check_model_name(model)
     _check_out(out)
 
@@ -150,7 +148,7 @@ def sample(
         per_caption=number,
         seed=seed,
         batch_size=batch_size,
-        shard=shard,
+        shard=part,
         base_steps=base_steps or steps,
         sr_steps=sr_steps or steps,
         base_guidance=guidance,

@@ -386,9 +386,10 @@ class _Run:
         """Whether an image is in the folder, whole, and made for this run."""
         path = self.out / self.file(index)
         try:
+            # Checks the whole file; after that the image can be used no more.
             with Image.open(path) as image:
-                text = dict(image.text)  # type: ignore[attr-defined]
                 image.verify()
+            text = _png_text(path)
         except (OSError, SyntaxError, ValueError):
             return False
         expected = self._provenance(index)
@@ -475,9 +476,13 @@ def _config_hash(scheduler: Any) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def _manifest_line(path: Path) -> str:
+def _png_text(path: Path) -> dict[str, str]:
     with Image.open(path) as image:
-        text = dict(image.text)  # type: ignore[attr-defined]
+        return dict(image.text)  # type: ignore[attr-defined]
+
+
+def _manifest_line(path: Path) -> str:
+    text = _png_text(path)
     more = json.loads(text["Settings"])
     line = {
         "file": path.name,

@@ -537,7 +537,7 @@ def model_folder(model: str | Path, **hub: Any) -> Path:
     if name in BUILTIN_NAMES:
         if not (_BUILTIN / MODEL_INDEX).is_file():
             raise SatcascadeError(
-                "this installation has no built-in weights: install a released package, or name a model's folder"
+                "this installation has no built-in weights: install a released package, or name a model folder"
             )
         return _BUILTIN
     folder = Path(name)

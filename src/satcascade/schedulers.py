@@ -46,8 +46,8 @@ def trained_betas(schedule: Callable[[Tensor], Tensor], timesteps: int = TRAIN_T
     # 1 - a/b written as (b - a)/b from the complements: exact where both are close to 1.
     complement = torch.sigmoid(-log_snr)
     later = complement.diff() / alphas_cumprod[:-1]
-    # Schedulers compute in float32; more digits would only lengthen the JSON.
-    return [float(f"{beta:.8g}") for beta in torch.cat([complement[:1], later]).tolist()]
+    # More digits than matter would only lengthen the JSON.
+    return [float(f"{beta:.12g}") for beta in torch.cat([complement[:1], later]).tolist()]
 
 
 def make_scheduler(

@@ -1,0 +1,164 @@
+"""The compact UNet: what it may depend on, and what it must not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from satcascade.models.compact_unet import CompactUNet
+from satcascade.models.denoiser import TextCondition, resize_low_res
+
+
+def make(low_res: bool = False, **changes: object) -> CompactUNet:
+    torch.manual_seed(0)
+    settings = {
+        "sample_size": 32,
+        "widths": [16, 32],
+        "blocks": [1, 2],
+        "attention": [False, True],
+        "head_dim": 16,
+        "cond_dim": 24,
+        "text_dim": 12,
+        "low_res": low_res,
+    }
+    model = CompactUNet(**settings | changes).eval()
+    # Residual branches start at zero; give them something to say.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+def inputs(count: int = 3, size: int = 32, length: int = 5) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.tensor([length, 2, 1, 3][:count])
+    mask = torch.arange(length) < lengths[:, None]
+    return (
+        torch.randn(count, 3, size, size, generator=generator),
+        torch.linspace(-4, 4, count),
+        torch.randn(count, length, 12, generator=generator) * mask[..., None],
+        mask,
+    )
+
+
+def test_prediction_depends_on_everything_it_is_given():
+    model = make()
+    x, log_snr, embeddings, mask = inputs()
+    with torch.inference_mode():
+        text = model.encode_text(embeddings, mask)
+        reference = model(x, log_snr, text)
+        assert reference.shape == x.shape
+        assert reference.dtype == torch.float32
+        null = model.encode_text(embeddings, mask, torch.zeros(3, dtype=torch.bool))
+        for other in (
+            model(x + 0.1, log_snr, text),
+            model(x, log_snr + 1, text),
+            model(x, log_snr, text[[1, 2, 0]]),
+            model(x, log_snr, null),
+        ):
+            assert (other - reference).abs().amax(dim=(1, 2, 3)).min() > 1e-4
+
+
+def test_padding_and_neighbours_in_the_batch_do_not_matter():
+    model = make()
+    x, log_snr, embeddings, mask = inputs()
+    longer = torch.cat([embeddings, torch.zeros(3, 4, 12)], dim=1)
+    longer_mask = torch.cat([mask, torch.zeros(3, 4, dtype=torch.bool)], dim=1)
+    with torch.inference_mode():
+        reference = model(x, log_snr, model.encode_text(embeddings, mask))
+        padded = model(x, log_snr, model.encode_text(longer, longer_mask))
+        torch.testing.assert_close(padded, reference, rtol=0, atol=1e-5)
+        for row in range(3):
+            only = slice(row, row + 1)
+            alone = model(x[only], log_snr[only], model.encode_text(embeddings[only], mask[only]))
+            torch.testing.assert_close(alone, reference[only], rtol=0, atol=1e-5)
+
+
+def test_null_caption_is_the_same_for_all_captions():
+    model = make()
+    _, _, embeddings, mask = inputs()
+    drop = torch.zeros(3, dtype=torch.bool)
+    null = model.encode_text(embeddings, mask, drop)
+    assert null.mask.sum(dim=1).tolist() == [1, 1, 1]
+    assert torch.equal(null.tokens[0, 0], null.tokens[1, 0])
+    assert torch.equal(null.pooled[0], null.pooled[1])
+    mixed = model.encode_text(embeddings, mask, torch.tensor([True, False, True]))
+    assert torch.equal(mixed.pooled[0], model.encode_text(embeddings, mask).pooled[0])
+    assert torch.equal(mixed.pooled[1], null.pooled[1])
+
+
+def test_untrained_network_makes_the_best_linear_guess():
+    """With its output layer at zero, v is c_skip x_t: for data of the assumed size, the least squares fit."""
+    torch.manual_seed(0)
+    model = CompactUNet(
+        sample_size=32, widths=[16], blocks=[1], attention=[False], text_dim=12, sigma_data=0.5
+    )
+    x0, noise = torch.randn(2, 3, 64, 64) * 0.5, torch.randn(2, 3, 64, 64)
+    log_snr = torch.tensor([-1.0, 2.0])
+    alpha, sigma = log_snr.sigmoid().sqrt().view(2, 1, 1, 1), (-log_snr).sigmoid().sqrt().view(2, 1, 1, 1)
+    x_t, v = alpha * x0 + sigma * noise, alpha * noise - sigma * x0
+    with torch.inference_mode():
+        guess = model(
+            x_t, log_snr, model.encode_text(torch.zeros(2, 1, 12), torch.ones(2, 1, dtype=torch.bool))
+        )
+    best = (v * x_t).sum((1, 2, 3)) / (x_t * x_t).sum((1, 2, 3))
+    torch.testing.assert_close((guess / x_t)[:, 0, 0, 0], best, rtol=0, atol=0.02)
+
+
+def test_super_resolution_network_takes_crops_and_whole_images():
+    model = make(low_res=True, self_attention=False)
+    for size in (16, 32, 48):
+        x, log_snr, embeddings, mask = inputs(size=size)
+        text = model.encode_text(embeddings, mask)
+        with torch.inference_mode():
+            first = model(x, log_snr, text, x.flip(0), log_snr)
+            assert first.shape == x.shape
+            assert not torch.allclose(first, model(x, log_snr, text, x.flip(0), log_snr + 2))
+            assert not torch.allclose(first, model(x, log_snr, text, x, log_snr))
+
+
+def test_low_resolution_image_where_none_is_taken_is_refused_and_the_other_way_round():
+    x, log_snr, embeddings, mask = inputs()
+    for model, low_res in ((make(), x), (make(low_res=True), None)):
+        with pytest.raises(ValueError, match="low_res"):
+            model(x, log_snr, model.encode_text(embeddings, mask), low_res, log_snr)
+
+
+def test_saved_network_computes_the_same(tmp_path):
+    model = make(low_res=True)
+    model.save_pretrained(tmp_path)
+    loaded = CompactUNet.from_pretrained(tmp_path)
+    x, log_snr, embeddings, mask = inputs()
+    with torch.inference_mode():
+        made = [
+            network(x, log_snr, network.encode_text(embeddings, mask), x, log_snr)
+            for network in (model, loaded)
+        ]
+    assert torch.equal(*made)
+    assert loaded.config.prediction_type == "v_prediction"
+
+
+def test_levels_must_agree():
+    with pytest.raises(ValueError, match="as many levels"):
+        CompactUNet(widths=[16, 32], blocks=[1], attention=[False, True])
+
+
+def test_conditions_join_and_part():
+    a, b = (
+        TextCondition(torch.randn(2, n, 4), torch.ones(2, n, dtype=torch.bool), torch.randn(2, 6))
+        for n in (3, 5)
+    )
+    joined = TextCondition.cat([a, b])
+    assert joined.tokens.shape == (4, 5, 4)
+    assert joined.mask.sum(dim=1).tolist() == [3, 3, 5, 5]
+    assert torch.equal(joined[slice(2, 4)].pooled, b.pooled)
+    assert torch.equal(joined.tokens[:2, :3], a.tokens)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear", "bicubic"])
+def test_low_resolution_images_keep_their_mean(mode):
+    images = torch.rand(2, 3, 8, 8) * 2 - 1
+    resized = resize_low_res(images, 16, mode)
+    assert resized.shape == (2, 3, 16, 16)
+    torch.testing.assert_close(resized.mean((2, 3)), images.mean((2, 3)), rtol=0, atol=0.05)
+    assert resize_low_res(images, 8, mode) is images

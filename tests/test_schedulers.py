@@ -1,0 +1,183 @@
+"""Noise schedules as tables, and the samplers of diffusers on the cascade's process."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from satcascade.diffusion import add_noise, alpha_sigma, shifted_cosine_log_snr
+from satcascade.errors import UsageError
+from satcascade.schedulers import (
+    check_scheduler,
+    log_snr_at,
+    make_scheduler,
+    set_steps,
+    step_log_snrs,
+    swap_scheduler,
+    trained_betas,
+)
+from satcascade.solvers import SOLVERS
+
+# diffusers calls NumPy in ways that NumPy 2 warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+
+STOCHASTIC = {"dpm++sde", "ddpm", "euler-a"}
+X0 = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(5)) * 2 - 1
+SHARED = make_scheduler()
+FIRST_NOISE = torch.randn(X0.shape, generator=torch.Generator().manual_seed(6))
+
+
+def run_with_perfect_network(scheduler, steps, on_call=lambda noise, log_snr: None):
+    """Sample with a network that knows x_0; ``on_call`` is told the noise it sees and the level it is told."""
+    log_snrs = set_steps(scheduler, steps)
+    takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+    options = {"generator": torch.Generator().manual_seed(7)} if takes_generator else {}
+    x = FIRST_NOISE * scheduler.init_noise_sigma
+    for timestep, log_snr in zip(scheduler.timesteps, log_snrs, strict=True):
+        x_t = scheduler.scale_model_input(x, timestep)
+        alpha, sigma = alpha_sigma(log_snr)
+        noise = (x_t - alpha * X0) / sigma
+        on_call(noise, log_snr)
+        x = scheduler.step(alpha * noise - sigma * X0, timestep, x, **options).prev_sample
+    return x
+
+
+@given(shift=st.floats(-3, 3), low=st.floats(-15, -5), high=st.floats(5, 12), timesteps=st.integers(2, 1200))
+def test_betas_reproduce_the_curve_they_were_made_from(shift, low, high, timesteps):
+    curve = partial(shifted_cosine_log_snr, shift=shift, low=low, high=high)
+    betas = torch.tensor(trained_betas(curve, timesteps), dtype=torch.float64)
+    assert ((betas > 0) & (betas < 1)).all()
+    found = torch.logit(torch.cumprod(1 - betas, 0))
+    torch.testing.assert_close(
+        found, curve(torch.linspace(0, 1, timesteps, dtype=torch.float64)), atol=1e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize("curve", [lambda t: t, lambda t: -torch.log(t), lambda t: torch.zeros_like(t)])
+def test_a_curve_that_does_not_fall_or_is_infinite_is_refused(curve):
+    with pytest.raises(ValueError, match="finite and fall"):
+        trained_betas(curve)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 25])
+@pytest.mark.parametrize("name", SOLVERS)
+def test_every_sampler_goes_from_pure_noise_to_the_clean_image(name, steps):
+    scheduler = make_scheduler(name)
+    result = run_with_perfect_network(scheduler, steps)
+    assert step_log_snrs(scheduler)[0] == pytest.approx(-12, abs=0.01)
+    # DEIS ends at the lowest noise of the table, a quarter of a grey level, instead of at none.
+    torch.testing.assert_close(result, X0, atol=0.012 if name == "deis" else 1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_network_is_told_the_noise_level_it_sees(name):
+    def check(noise, log_snr):
+        if name in STOCHASTIC:
+            assert noise.std() == pytest.approx(1, abs=0.03), log_snr
+        else:
+            # On the exact path of a deterministic solver the noise is the first one at every level.
+            torch.testing.assert_close(noise, FIRST_NOISE, atol=5e-3, rtol=0)
+
+    run_with_perfect_network(make_scheduler(name), 10, check)
+
+
+@pytest.mark.parametrize(
+    "name", ["LMSDiscreteScheduler", "DPMSolverSinglestepScheduler", "KDPM2DiscreteScheduler"]
+)
+def test_other_schedulers_of_diffusers_fit_through_their_configuration(name):
+    scheduler = getattr(diffusers, name).from_config(make_scheduler().config)
+    check_scheduler(scheduler, "v_prediction")
+    result = run_with_perfect_network(
+        scheduler, 6, lambda noise, _: torch.testing.assert_close(noise, FIRST_NOISE, atol=5e-3, rtol=0)
+    )
+    torch.testing.assert_close(result, X0, atol=1e-4, rtol=0)
+
+
+def test_karras_spacing_tells_exact_noise_levels_although_its_timesteps_are_rounded():
+    scheduler = make_scheduler("dpm++", use_karras_sigmas=True)
+    run_with_perfect_network(
+        scheduler, 8, lambda noise, _: torch.testing.assert_close(noise, FIRST_NOISE, atol=5e-3, rtol=0)
+    )
+
+
+@given(timestep=st.floats(0, 999))
+def test_log_snr_of_a_timestep_is_linear_between_table_entries(timestep):
+    table = torch.logit(SHARED.alphas_cumprod.double())
+    below, part = int(timestep), timestep % 1
+    above = min(below + 1, 999)
+    expected = float(table[below] * (1 - part) + table[above] * part)
+    assert float(log_snr_at(SHARED, timestep)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_log_snr_takes_tensors_of_timesteps():
+    levels = log_snr_at(SHARED, torch.tensor([[0, 999], [10, 20]]))
+    assert levels.shape == (2, 2)
+    assert levels[0, 0] == pytest.approx(12, abs=0.05)
+    assert levels[0, 1] == pytest.approx(-12, abs=0.05)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_swapped_sampler_is_the_one_made_directly(name):
+    swapped = swap_scheduler(make_scheduler("dpm++sde", shift=1.0), name)
+    made = make_scheduler(name, shift=1.0)
+    assert type(swapped) is type(made)
+    assert torch.equal(run_with_perfect_network(swapped, 7), run_with_perfect_network(made, 7))
+
+
+def test_a_resolution_shift_moves_all_levels_but_the_ends_to_more_noise():
+    plain, shifted = (set_steps(make_scheduler(shift=shift), 10) for shift in (0.0, -1.4))
+    assert shifted[0] == plain[0]
+    assert (shifted[1:] < plain[1:]).all()
+
+
+def test_schedule_survives_saving(tmp_path: Path):
+    scheduler = make_scheduler("unipc", "epsilon", shift=-1.0, low=-9.0)
+    scheduler.save_pretrained(tmp_path)
+    again = type(scheduler).from_pretrained(tmp_path)
+    assert torch.equal(again.alphas_cumprod, scheduler.alphas_cumprod)
+    assert again.config.prediction_type == "epsilon"
+    assert torch.equal(set_steps(again, 9), set_steps(scheduler, 9))
+
+
+def test_epsilon_networks_are_served_too():
+    scheduler = make_scheduler("ddim", "epsilon", low=-9.0)
+    log_snrs = set_steps(scheduler, 10)
+    x = add_noise(X0, FIRST_NOISE, log_snrs[:1])
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(FIRST_NOISE, timestep, x).prev_sample
+    torch.testing.assert_close(x, X0, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "reason"),
+    [
+        (diffusers.FlowMatchEulerDiscreteScheduler(), "variance-preserving"),
+        (diffusers.EDMEulerScheduler(), "variance-preserving"),
+        (diffusers.DPMSolverMultistepScheduler(use_flow_sigmas=True), "variance-preserving"),
+        (diffusers.DDIMScheduler(prediction_type="epsilon"), "expects epsilon"),
+    ],
+)
+def test_a_scheduler_that_does_not_fit_is_refused_by_name(scheduler, reason):
+    with pytest.raises(UsageError, match=reason) as refusal:
+        check_scheduler(scheduler, "v_prediction")
+    assert type(scheduler).__name__ in str(refusal.value)
+
+
+def test_unknown_sampler_is_refused_with_the_list():
+    with pytest.raises(UsageError, match=r"unknown scheduler 'magic': choose one of dpm\+\+, "):
+        make_scheduler("magic")
+    with pytest.raises(UsageError, match="unknown scheduler 'magic'"):
+        swap_scheduler(SHARED, "magic")
+
+
+@pytest.mark.parametrize("steps", [0, -3, 1001])
+def test_impossible_numbers_of_steps_are_refused(steps):
+    with pytest.raises(UsageError, match="give 1 to 1000"):
+        set_steps(make_scheduler(), steps)

@@ -1,0 +1,46 @@
+"""A cascade small enough for tests: random weights, 16 and 32 pixels, but every part of the real one."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from satcascade.models.compact_unet import CompactUNet
+from satcascade.pipeline import CascadePipeline
+from satcascade.schedulers import make_scheduler
+
+
+def tiny_unet(seed: int, **changes: object) -> CompactUNet:
+    """A network of some 30,000 parameters; its zero-initialised layers are random too, so that all is used."""
+    arguments = {
+        "sample_size": 16,
+        "widths": (16, 32),
+        "blocks": (1, 1),
+        "attention": (False, True),
+        "head_dim": 16,
+        "cond_dim": 24,
+        "text_dim": 16,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet = CompactUNet(**{**arguments, **changes})
+        for parameter in unet.parameters():
+            if not parameter.any():
+                nn.init.normal_(parameter, std=0.1)
+    return unet.eval()
+
+
+def tiny_pipeline(text_encoder: str, **changes: object) -> CascadePipeline:
+    """A two-stage cascade of :func:`tiny_unet`."""
+    arguments = {
+        "unet": tiny_unet(0),
+        "scheduler": make_scheduler(),
+        "sr_unet": tiny_unet(1, sample_size=32, low_res=True, self_attention=False),
+        "sr_scheduler": make_scheduler(),
+        "text_encoder": text_encoder,
+        "base_steps": 4,
+        "sr_steps": 3,
+    }
+    pipeline = CascadePipeline(**{**arguments, **changes})
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
