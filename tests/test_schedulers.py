@@ -35,7 +35,7 @@ FIRST_NOISE = torch.randn(X0.shape, generator=torch.Generator().manual_seed(6))
 
 
 def run_with_perfect_network(scheduler, steps, on_call=lambda noise, log_snr: None):
-    """Sample with a network that knows x_0; ``on_call`` is told the noise it sees and the level it is told."""
+    """A network that knows x_0 samples; ``on_call`` is told what noise it sees and which level it is told."""
     log_snrs = set_steps(scheduler, steps)
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     options = {"generator": torch.Generator().manual_seed(7)} if takes_generator else {}

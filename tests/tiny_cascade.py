@@ -11,7 +11,7 @@ from satcascade.schedulers import make_scheduler
 
 
 def tiny_unet(seed: int, **changes: object) -> CompactUNet:
-    """A network of some 30,000 parameters; its zero-initialised layers are random too, so that all is used."""
+    """A network of some 30,000 parameters; even its zero-initialised layers are random."""
     arguments = {
         "sample_size": 16,
         "widths": (16, 32),

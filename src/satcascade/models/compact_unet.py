@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -22,7 +21,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
 
     The image is pixel-unshuffled by ``patch_size``, so that the first level has (S / patch_size)^2
     positions. Each level is a stack of ResNet blocks, modulated by noise level and pooled caption
-    (adaptive group normalisation), some followed by attention over the image's own positions and the
+    (adaptive normalisation), some followed by attention over the image's own positions and the
     caption's tokens together. The output is EDM-preconditioned (:func:`satcascade.diffusion.preconditioning`).
 
     Args:
@@ -99,7 +98,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
             nn.Conv2d(wide, narrow, 1) for narrow, wide in zip(widths, widths[1:], strict=False)
         )
         self.up = nn.ModuleList(stage(level, merge=True) for level in range(len(widths)))
-        self.out_norm = nn.GroupNorm(_groups(widths[0]), widths[0])
+        self.out_norm = _ChannelNorm(widths[0])
         self.out = _zero(nn.Conv2d(widths[0], pixels, 3, padding=1))
 
     def encode_text(self, embeddings: Tensor, mask: Tensor, keep: Tensor | None = None) -> TextCondition:
@@ -231,14 +230,24 @@ class _Stage(nn.Module):
         return x if self.attention is None else self.attention(x, text)
 
 
+class _ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each position.
+
+    On a CPU its backward pass takes a fifth of group normalisation's, which was a fifth of a training step.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class _ResNetBlock(nn.Module):
     """norm, SiLU, 3x3; norm, scale and shift, SiLU, 3x3; plus the input."""
 
     def __init__(self, width: int, cond_dim: int, dropout: float):
         super().__init__()
-        self.norm1 = nn.GroupNorm(_groups(width), width)
+        self.norm1 = _ChannelNorm(width)
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.norm2 = nn.GroupNorm(_groups(width), width)
+        self.norm2 = _ChannelNorm(width)
         self.modulate = nn.Linear(cond_dim, 2 * width)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = _zero(nn.Conv2d(width, width, 3, padding=1))
@@ -262,7 +271,7 @@ class _Attention(nn.Module):
         self.head_dim = head_dim
         self.self_attention = self_attention
         inner = self.heads * head_dim
-        self.norm = nn.GroupNorm(_groups(width), width)
+        self.norm = _ChannelNorm(width)
         self.query = nn.Linear(width, inner)
         self.image = nn.Linear(width, 2 * inner) if self_attention else None
         self.caption = nn.Linear(cond_dim, 2 * inner)
@@ -284,11 +293,6 @@ class _Attention(nn.Module):
 
     def _split(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
-
-
-def _groups(width: int) -> int:
-    """32 groups where they divide the width, otherwise the largest number below that does."""
-    return math.gcd(32, width)
 
 
 def _zero(module: nn.Module) -> nn.Module:

@@ -7,13 +7,14 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from satcascade.config import Preset, StageName, load_preset
 from satcascade.data.prepared import PreparedDataset
@@ -155,7 +156,7 @@ def _step(
     """One optimiser step; the mean loss and the gradient's norm before clipping, as tensors."""
     # Dropout, the only draw inside the network, is seeded by step and process as everything else.
     torch.manual_seed(derived_seed(seed, "dropout", step, accelerator.process_index))
-    with accelerator.autocast():
+    with accelerator.autocast(), _attention(accelerator.device):
         loss = loss_module(batch.to(accelerator.device)).mean()
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(loss_module.parameters(), clip)
@@ -165,6 +166,11 @@ def _step(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return accelerator.reduce(loss.detach(), "mean"), torch.as_tensor(norm).detach()
+
+
+def _attention(device: torch.device) -> AbstractContextManager[None]:
+    """Plain attention on a CPU: the backward pass of the fused kernel is several times slower there."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def _prefetched(source: BatchSource, start: int, stop: int) -> Iterator[Batch]:
