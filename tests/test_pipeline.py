@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -20,7 +21,10 @@ from satcascade.models.denoiser import resize_low_res
 from satcascade.pipeline import CascadePipeline, TextEncoderWarning, load_pipeline
 from satcascade.schedulers import log_snr_at, make_scheduler, swap_scheduler
 from satcascade.solvers import SOLVERS
-from tiny_cascade import tiny_pipeline, tiny_unet
+from tiny_cascade import fill, tiny_pipeline, tiny_unet
+
+# diffusers calls NumPy in ways that NumPy 2 warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 CAPTIONS = ["a pond in the forest", "desert", "houses and trees of the town"]
 
@@ -126,21 +130,18 @@ def test_base_stage_is_guided_ddim(tiny_text_encoder):
 def test_clipping_keeps_the_estimate_of_the_clean_image_in_range(tiny_text_encoder):
     def extremes(clip_x0: bool) -> float:
         pipeline = tiny_pipeline(tiny_text_encoder, clip_x0=clip_x0, scheduler=make_scheduler("ddim"))
-        pipeline.unet.config.sigma_data  # noqa: B018 (the network is the real one)
         seen = []
 
         def watch(pipeline, step, timestep, state):
             seen.append(state["sample"])
 
-        pipeline(
-            "a pond", seeds=[0], guidance_scale=30.0, num_inference_steps=2, stop_at="base",
-            callback_on_step_end=watch,
-        )  # fmt: skip
+        options = {"guidance_scale": 30.0, "num_inference_steps": 2, "stop_at": "base"}
+        pipeline("a pond", seeds=[0], callback_on_step_end=watch, **options)
         # The last step of DDIM returns the estimate itself.
         return float(seen[-1].abs().max())
 
-    assert extremes(clip_x0=True) <= 1
-    assert extremes(clip_x0=False) > 1
+    assert extremes(clip_x0=True) == pytest.approx(1, abs=1e-5)
+    assert extremes(clip_x0=False) > 1.01
 
 
 def test_super_resolution_starts_from_the_base_image_noised_at_its_level(pipeline, monkeypatch):
@@ -203,14 +204,15 @@ def test_epsilon_predictions_are_clipped_and_guided_alike():
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_an_image_does_not_depend_on_its_batch_whatever_the_scheduler(tiny_text_encoder, name):
-    pipeline = tiny_pipeline(tiny_text_encoder, scheduler=make_scheduler(name), sr_scheduler=make_scheduler(name))
+    schedulers = {"scheduler": make_scheduler(name), "sr_scheduler": make_scheduler(name)}
+    pipeline = tiny_pipeline(tiny_text_encoder, **schedulers)
     together = images(pipeline)
     assert torch.isfinite(together).all()
+    # Half a grey level; schedulers in sigma space start from numbers of 400, where float32 is coarse.
+    same = partial(torch.testing.assert_close, atol=0.5 / 255, rtol=0)
     for row in range(3):
-        alone = images(pipeline, [CAPTIONS[row]], [row + 1])
-        torch.testing.assert_close(alone[0], together[row], atol=1e-4, rtol=0)
-    swapped = images(pipeline, CAPTIONS[::-1], [3, 2, 1])
-    torch.testing.assert_close(swapped.flip(0), together, atol=1e-4, rtol=0)
+        same(images(pipeline, [CAPTIONS[row]], [row + 1])[0], together[row])
+    same(images(pipeline, CAPTIONS[::-1], [3, 2, 1]).flip(0), together)
 
 
 def test_seed_and_caption_decide(pipeline):
@@ -253,7 +255,8 @@ def test_embeddings_may_be_given_instead_of_captions(pipeline):
 
 def test_one_scheduler_object_may_serve_both_stages(tiny_text_encoder, pipeline):
     shared = make_scheduler()
-    assert torch.equal(images(tiny_pipeline(tiny_text_encoder, scheduler=shared, sr_scheduler=shared)), images(pipeline))
+    sharing = tiny_pipeline(tiny_text_encoder, scheduler=shared, sr_scheduler=shared)
+    assert torch.equal(images(sharing), images(pipeline))
 
 
 # Use as any diffusers pipeline
@@ -262,14 +265,8 @@ def test_one_scheduler_object_may_serve_both_stages(tiny_text_encoder, pipeline)
 def test_schedulers_are_swapped_as_in_any_pipeline(pipeline, tiny_text_encoder):
     pipeline.scheduler = diffusers.UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.sr_scheduler = swap_scheduler(pipeline.sr_scheduler, "unipc")
-    assert torch.equal(
-        images(pipeline),
-        images(
-            tiny_pipeline(
-                tiny_text_encoder, scheduler=make_scheduler("unipc"), sr_scheduler=make_scheduler("unipc")
-            )
-        ),
-    )
+    made = {"scheduler": make_scheduler("unipc"), "sr_scheduler": make_scheduler("unipc")}
+    assert torch.equal(images(pipeline), images(tiny_pipeline(tiny_text_encoder, **made)))
     pipeline.scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
     with pytest.raises(UsageError, match="FlowMatchEulerDiscreteScheduler is not on a variance-preserving"):
         images(pipeline)
@@ -343,7 +340,7 @@ def test_numbers_that_are_not_finite_are_not_shown_as_a_picture(pipeline):
 # The text encoder
 
 
-def test_text_encoder_is_loaded_on_first_use_and_not_saved(pipeline, monkeypatch, tiny_model, tiny_text_encoder):
+def test_text_encoder_is_loaded_on_first_use_and_not_saved(monkeypatch, tiny_model, tiny_text_encoder):
     loaded = []
     load = pipeline_module.load_text_encoder
 
@@ -389,15 +386,15 @@ def test_a_saved_pipeline_is_the_same_pipeline(tmp_path, tiny_text_encoder):
     pipeline.save_pretrained(tmp_path / "model")
     again = CascadePipeline.from_pretrained(tmp_path / "model")
     assert torch.equal(images(again), images(pipeline))
-    ignored = {"_name_or_path"}
-    assert {k: v for k, v in again.config.items() if k not in ignored} == {
-        k: v for k, v in pipeline.config.items() if k not in ignored
-    }
+    found, expected = (
+        {key: value for key, value in loaded.config.items() if not key.startswith("_")}
+        for loaded in (again, pipeline)
+    )
+    assert found == expected
     again.save_pretrained(tmp_path / "copy")
-    files = sorted(p.relative_to(tmp_path / "model") for p in (tmp_path / "model").rglob("*") if p.is_file())
-    assert Path("unet/diffusion_pytorch_model.safetensors") in files
-    for file in files:
-        assert (tmp_path / "model" / file).read_bytes() == (tmp_path / "copy" / file).read_bytes(), file
+    for part in ("unet", "sr_unet"):
+        weights = Path(part) / "diffusion_pytorch_model.safetensors"
+        assert (tmp_path / "model" / weights).read_bytes() == (tmp_path / "copy" / weights).read_bytes()
 
 
 def test_diffusers_own_loader_knows_the_pipeline(tiny_model, pipeline):
@@ -471,7 +468,7 @@ def test_missing_weights_are_named(tiny_model, tmp_path):
     with pytest.raises(SatcascadeError, match=r"model .* cannot be loaded: .*unet"):
         CascadePipeline.from_pretrained(model)
     shutil.rmtree(model / "sr_unet")
-    with pytest.raises(SatcascadeError, match="holds no .safetensors file"):
+    with pytest.raises(SatcascadeError, match="holds no weights"):
         CascadePipeline.from_pretrained(model)
 
 
@@ -524,7 +521,10 @@ def test_builtin_weights_come_from_the_package(tiny_model, monkeypatch, pipeline
 
 
 def test_a_full_disk_leaves_no_half_model(small_disk, pipeline):
-    with small_disk(64) as folder:
-        with pytest.raises(SatcascadeError, match="no space left"):
-            pipeline.save_pretrained(folder / "model")
-        assert list(folder.iterdir()) == []
+    fill(small_disk, leaving=100_000)
+    with pytest.raises(SatcascadeError, match="no space left"):
+        pipeline.save_pretrained(small_disk / "model")
+    assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+    (small_disk / "ballast").unlink()
+    pipeline.save_pretrained(small_disk / "model")
+    assert torch.equal(images(CascadePipeline.from_pretrained(small_disk / "model")), images(pipeline))

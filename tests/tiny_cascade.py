@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -44,3 +47,9 @@ def tiny_pipeline(text_encoder: str, **changes: object) -> CascadePipeline:
     pipeline = CascadePipeline(**{**arguments, **changes})
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def fill(disk: Path, leaving: int) -> None:
+    """Fill a small file system but for so many bytes, with a file ``ballast``."""
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    (disk / "ballast").write_bytes(bytes(free - leaving))

@@ -5,6 +5,7 @@ Only typer is imported at the top, so that help and refusals of bad arguments co
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import subprocess
@@ -34,6 +35,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_INTERRUPTED = 130
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d+)?")
 
 
@@ -58,9 +60,27 @@ class PrecisionName(str, Enum):
     bfloat16 = "bfloat16"
 
 
+def _one_or_more(option: typer.CallbackParam, value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise UsageError(f"{option.opts[-1]} {value} is not possible: give 1 or more")
+    return value
+
+
+def _not_negative(option: typer.CallbackParam, value: float | None) -> float | None:
+    if value is not None and not 0 <= value < math.inf:
+        raise UsageError(f"{option.opts[-1]} {value} is not possible: give 0 or more")
+    return value
+
+
+def _seed(value: int) -> int:
+    if not 0 <= value < 2**63:
+        raise UsageError(f"--seed {value} is out of range: give an integer from 0 to 2^63 - 1")
+    return value
+
+
 def _device(value: str) -> str:
     if not _DEVICE.fullmatch(value):
-        raise typer.BadParameter(f"'{value}' is not a device: give auto, cpu, cuda, cuda:1, ...")
+        raise UsageError(f"--device '{value}' is not a device: give auto, cpu, cuda, cuda:1, ...")
     return value
 
 
@@ -91,21 +111,31 @@ def sample(
         Path | None, typer.Option(metavar="DIR", help="Captions of a prepared set, one a row.")
     ] = None,
     split: Annotated[str, typer.Option(help="With --data: which rows.")] = "test",
-    caption_number: Annotated[int, typer.Option(min=1, help="With --data: which caption of each row.")] = 1,
-    number: Annotated[int, typer.Option("-n", "--number", min=1, help="Images of each caption.")] = 1,
+    caption_number: Annotated[
+        int, typer.Option(callback=_one_or_more, help="With --data: which caption of each row.")
+    ] = 1,
+    number: Annotated[
+        int, typer.Option("-n", "--number", callback=_one_or_more, help="Images of each caption.")
+    ] = 1,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: samples/<caption>.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the run.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps of both stages.")] = None,
-    base_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the base stage.")] = None,
-    sr_steps: Annotated[int | None, typer.Option(min=1, help="Steps of the super-resolution stage.")] = None,
+    seed: Annotated[int, typer.Option(callback=_not_negative, max=2**63 - 1, help="Seed of the run.")] = 0,
+    batch_size: Annotated[int, typer.Option(callback=_one_or_more, help="Images at once.")] = 8,
+    steps: Annotated[
+        int | None, typer.Option(callback=_one_or_more, help="Sampling steps of both stages.")
+    ] = None,
+    base_steps: Annotated[
+        int | None, typer.Option(callback=_one_or_more, help="Steps of the base stage.")
+    ] = None,
+    sr_steps: Annotated[
+        int | None, typer.Option(callback=_one_or_more, help="Steps of the super-resolution stage.")
+    ] = None,
     guidance: Annotated[
-        float | None, typer.Option(min=0, help="Guidance of the base stage; 1 is none.")
+        float | None, typer.Option(callback=_not_negative, help="Guidance of the base stage; 1 is none.")
     ] = None,
     sr_guidance: Annotated[
-        float | None, typer.Option(min=0, help="Guidance of the super-resolution stage.")
+        float | None, typer.Option(callback=_not_negative, help="Guidance of the super-resolution stage.")
     ] = None,
     scheduler: Annotated[
         str | None, typer.Option(callback=_scheduler, help=f"Sampler of both stages: {', '.join(SOLVERS)}.")
@@ -167,7 +197,9 @@ def sample(
 def prepare(
     source: Annotated[str, typer.Argument(help="A folder, an annotation file, or owner/name on the hub.")],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    image_size: Annotated[int, typer.Option(min=1, help="Side of the images in pixels.")] = 256,
+    image_size: Annotated[
+        int, typer.Option(callback=_one_or_more, help="Side of the images in pixels.")
+    ] = 256,
     encoder: Annotated[
         str, typer.Option(help="Text encoder: minilm, t5-base, a T5 name or a folder.")
     ] = "minilm",
@@ -207,9 +239,9 @@ def train(
     ] = None,
     split: Annotated[str, typer.Option(help="The rows to train on.")] = "train",
     device: DeviceOption = "auto",
-    processes: Annotated[int, typer.Option(min=1, help="Processes (GPUs) to train on.")] = 1,
+    processes: Annotated[int, typer.Option(callback=_one_or_more, help="Processes (GPUs) to train on.")] = 1,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="Stop with a checkpoint after that many.")
+        float | None, typer.Option(callback=_not_negative, help="Stop with a checkpoint after that many.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
@@ -286,9 +318,12 @@ def _run(arguments: list[str], debug: bool) -> int:
     """Run a command; its exit status."""
     try:
         status = app(arguments, prog_name="satcascade", standalone_mode=False)
+        # Newer versions of typer turn an interruption into this status, older ones into Abort.
+        if status == _INTERRUPTED:
+            raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted: the same command again goes on where this one stopped", 130)
+        return _fail("interrupted: the same command again goes on where this one stopped", _INTERRUPTED)
     except Exception as error:
         if debug:
             traceback.print_exc()

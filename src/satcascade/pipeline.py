@@ -578,7 +578,7 @@ def _check_weights(folder: Path) -> None:
 
     files = _weight_files(folder)
     if not files:
-        raise SatcascadeError(f"model folder {folder} holds no .safetensors file: copy or download it again")
+        raise SatcascadeError(f"model folder {folder} holds no weights (.safetensors): copy or download it again")
     for path in files:
         try:
             with safe_open(path, framework="pt"):

@@ -19,7 +19,7 @@ _ROUNDS = 5
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is orthogonalised, for matrices and convolution kernels.
 
-    A kernel (out, in, h, w) is taken as a matrix (out, in h w). The update is scaled by
+    A kernel (out, in, h, w) is taken as a matrix (out, h w in). The update is scaled by
     0.2 sqrt(max(rows, columns)), which gives it the root mean square of a typical AdamW step (Liu et al.
     2025, "Muon is scalable for LLM training"), so that one learning rate serves both optimisers.
 
@@ -48,9 +48,15 @@ class Muon(torch.optim.Optimizer):
                 momentum = state["momentum"]
                 momentum.lerp_(parameter.grad, 1 - group["momentum"])
                 update = parameter.grad.lerp(momentum, group["momentum"])
+                if update.ndim == 4:
+                    # Kernels lie channels-last in memory: this order of columns needs no copy.
+                    update = update.permute(0, 2, 3, 1)
                 matrix = orthogonalize(update.flatten(1))
+                step = matrix.view(update.shape)
+                if update.ndim == 4:
+                    step = step.permute(0, 3, 1, 2)
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(matrix.view_as(parameter), alpha=-0.2 * max(matrix.shape) ** 0.5 * group["lr"])
+                parameter.add_(step, alpha=-0.2 * max(matrix.shape) ** 0.5 * group["lr"])
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:

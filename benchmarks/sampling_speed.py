@@ -1,0 +1,95 @@
+"""Seconds a picture, and where they go, for a model folder or the built-in weights.
+
+    python benchmarks/sampling_speed.py [--model builtin] [--threads 2]
+
+Every figure is the median of several runs in this process, after one that is not counted; "start to
+picture" is a whole ``satcascade sample`` process with an empty output folder, as a user starts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import torch
+
+from satcascade.pipeline import CascadePipeline, load_pipeline
+from satcascade.precision import autocast, bf16_is_fast
+
+CAPTION = "many buildings and some green trees are near a river ."
+
+
+def median_seconds(run: Callable[[], object], runs: int) -> float:
+    """Median wall time of ``runs`` calls, after one that is not counted."""
+    run()
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def guided_step(pipeline: CascadePipeline, precision: str, runs: int) -> float:
+    """Seconds of one base network call on a conditional and a null caption."""
+    unet = pipeline.unet
+    text = pipeline.encode([CAPTION, CAPTION])
+    x = torch.randn(2, 3, unet.config.sample_size, unet.config.sample_size)
+    log_snr = torch.zeros(2)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    with torch.inference_mode(), autocast(dtype, "cpu"):
+        condition = unet.encode_text(text.embeddings, text.mask, torch.tensor([True, False]))
+        return median_seconds(lambda: unet(x, log_snr, condition), runs)
+
+
+def start_to_picture(model: str, precision: str, runs: int) -> float:
+    """Seconds of a whole ``satcascade sample`` process."""
+
+    def once() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "satcascade", "sample", CAPTION, "--out", f"{folder}/out"]
+            subprocess.run(
+                [*command, "--model", model, "--precision", precision, "--quiet"], check=True, capture_output=True
+            )
+
+    return median_seconds(once, runs)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="builtin")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=5)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {arguments.threads} threads")
+    precisions = ["float32"] + (["bfloat16"] if bf16_is_fast("cpu") else [])
+    rows: dict[str, list[float]] = {}
+    for precision in precisions:
+        pipeline = load_pipeline(arguments.model, device="cpu", precision=precision)
+        pipeline.set_progress_bar_config(disable=True)
+        cases: dict[str, Callable[[], object]] = {
+            "one image, whole cascade": lambda p=pipeline: p([CAPTION], seeds=[0]),  # type: ignore[misc]
+            "one image, base only": lambda p=pipeline: p([CAPTION], seeds=[0], stop_at="base"),  # type: ignore[misc]
+        }
+        for name, run in cases.items():
+            rows.setdefault(name, []).append(median_seconds(run, arguments.runs))
+        batch = median_seconds(lambda p=pipeline: p([CAPTION] * 8, seeds=list(range(8))), 2)  # type: ignore[misc]
+        rows.setdefault("an image in a batch of 8", []).append(batch / 8)
+        step = guided_step(pipeline, precision, 2 * arguments.runs)
+        rows.setdefault("one guided base step", []).append(step)
+        whole = start_to_picture(arguments.model, precision, min(3, arguments.runs))
+        rows.setdefault("start to picture (process)", []).append(whole)
+    print(f"{'seconds':30s}" + "".join(f"{precision:>10s}" for precision in precisions) + "     ratio")
+    for name, seconds in rows.items():
+        print(f"{name:30s}" + "".join(f"{value:10.3f}" for value in seconds) + f"{seconds[0] / seconds[-1]:10.2f}")
+
+
+if __name__ == "__main__":
+    main()
