@@ -14,6 +14,7 @@ from satcascade.diffusion import preconditioning
 from satcascade.models.denoiser import TextCondition
 
 _FREQUENCIES = 64
+_FILTERS = 4
 
 
 class CompactUNet(ModelMixin, ConfigMixin):
@@ -22,7 +23,9 @@ class CompactUNet(ModelMixin, ConfigMixin):
     The image is pixel-unshuffled by ``patch_size``, so that the first level has (S / patch_size)^2
     positions. Each level is a stack of ResNet blocks, modulated by noise level and pooled caption
     (adaptive normalisation), some followed by attention over the image's own positions and the
-    caption's tokens together. The output is EDM-preconditioned (:func:`satcascade.diffusion.preconditioning`).
+    caption's tokens together. Beside them runs a linear path: a few convolutions of the input, mixed by
+    noise level, which do what a Wiener filter can, so that the narrow first level need not carry every
+    pixel's noise through to the output. The output is EDM-preconditioned (:func:`satcascade.diffusion.preconditioning`).
 
     Args:
         sample_size: pixels a side, S.
@@ -71,7 +74,10 @@ class CompactUNet(ModelMixin, ConfigMixin):
         self.noise_level = _NoiseLevel(cond_dim)
         self.low_res_level = _NoiseLevel(cond_dim) if low_res else None
         pixels = 3 * patch_size**2
-        self.stem = nn.Conv2d(pixels * (2 if low_res else 1), widths[0], 3, padding=1)
+        pixels_in = pixels * (2 if low_res else 1)
+        self.stem = nn.Conv2d(pixels_in, widths[0], 3, padding=1)
+        self.filters = nn.Conv2d(pixels_in, _FILTERS * pixels, 3, padding=1, bias=False)
+        self.mix = _zero(nn.Linear(cond_dim, _FILTERS))
 
         def stage(level: int, merge: bool) -> nn.ModuleList:
             return nn.ModuleList(
@@ -144,7 +150,9 @@ class CompactUNet(ModelMixin, ConfigMixin):
             x = torch.cat([x, F.pixel_unshuffle(low_res * scale, self.config.patch_size)], dim=1)
             cond = cond + self.low_res_level(low_res_log_snr)
         cond = F.silu(cond)
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        x = x.contiguous(memory_format=torch.channels_last)
+        linear = self.filters(x).unflatten(1, (_FILTERS, -1)) * self.mix(cond)[:, :, None, None, None]
+        x = self.stem(x)
         skips: list[Tensor] = []
         for level, stages in enumerate(self.down):
             if level:
@@ -158,7 +166,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
                 x = stage(x, cond, text, skips.pop())
             if level:
                 x = F.interpolate(self.grow[level - 1](x), scale_factor=2.0, mode="nearest")
-        x = self.out(F.silu(self.out_norm(x)))
+        x = self.out(F.silu(self.out_norm(x))) + linear.sum(dim=1)
         return c_skip * sample + c_out * F.pixel_shuffle(x.float(), self.config.patch_size)
 
 

@@ -81,10 +81,10 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 def make_optimizers(model: nn.Module, training: Training) -> list[torch.optim.Optimizer]:
     """The optimisers of a run; each parameter belongs to one of them.
 
-    Weight decay is applied to matrices and kernels only. Muon takes the inner ones: not the first and last
-    convolution, which map from and to pixels.
+    Weight decay is applied to matrices and kernels only. Muon takes the inner ones: not
+    the convolutions that map from and to pixels.
     """
-    outer = [module for name, module in model.named_children() if name in ("stem", "out")]
+    outer = [module for name, module in model.named_children() if name in ("stem", "filters", "out")]
     at_the_rim = {id(parameter) for module in outer for parameter in module.parameters()}
     matrices, inner, vectors = [], [], []
     for parameter in model.parameters():
