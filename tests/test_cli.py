@@ -172,8 +172,7 @@ def test_run_time_refusals(run, tiny_model, prepared_synthetic, tmp_path):
     assert_refused(run("sample", "--data", tmp_path, *common), 1, "is not a prepared set")
     (tmp_path / "captions.txt").write_text("a pond\n\ndesert")
     assert_refused(run("sample", "--captions", tmp_path / "captions.txt", *common), 2, "line 2")
-    (tmp_path / "out").mkdir(exist_ok=True)
-    assert not list((tmp_path / "out").glob("*.png"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_debug_shows_where_an_error_came_from(run, tiny_model, tmp_path):
@@ -284,7 +283,7 @@ def test_sample_on_a_full_disk_says_so(run, tiny_model, small_disk):
 @pytest.fixture(scope="module")
 def long_run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[object], Path]:
     """A command that makes 24 images in batches of 4, and the folder of its uninterrupted run."""
-    arguments: list[object] = ["sample", "a pond", "desert", "-n", 12, "--batch-size", 4, "--steps", 60]
+    arguments: list[object] = ["sample", "a pond", "desert", "-n", 12, "--batch-size", 4, "--steps", 30]
     arguments += ["--scheduler", "ddpm", "--model", tiny_model, "--device", "cpu", "--quiet", "--seed", 5]
     folder = tmp_path_factory.mktemp("uninterrupted")
     with pytest.raises(SystemExit) as end:
@@ -297,9 +296,9 @@ def test_a_killed_run_ends_with_the_same_bytes(run, long_run, tmp_path):
     arguments, uninterrupted = long_run
     out = tmp_path / "out"
     process = start(*arguments, "--out", out)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(list(out.glob("0*.png"))) < 6 and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
+        time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     made = len(list(out.glob("0*.png")))
@@ -339,24 +338,11 @@ def test_prepare_train_assemble_and_sample_make_a_chain(run, tmp_path, synthetic
     preset.write_text(tiny_preset(tiny_text_encoder))
     options = ["--preset", preset, "--data", data, "--device", "cpu", "--quiet"]
     for stage in ("base", "sr"):
-        result = run(
-            "train", stage, "--preset", preset, "--data", data, "--out", tmp_path / stage, "--device", "cpu",
-            "--set", "training.steps=2", "--quiet",
-        )  # fmt: skip
+        result = run("train", stage, *options, "--out", tmp_path / stage, "--set", "training.steps=2")
         assert result.status == 0, result.err
-    result = run(
-        "train",
-        "base",
-        "--preset",
-        preset,
-        "--data",
-        data,
-        "--out",
-        tmp_path / "x",
-        "--set",
-        "training.pace=1",
-    )
+    result = run("train", "base", *options, "--out", tmp_path / "x", "--set", "training.pace=1")
     assert_refused(result, 2, "training.pace", "unknown key")
+    assert not (tmp_path / "x").exists()
     assert run("assemble", tmp_path / "base", tmp_path / "sr", tmp_path / "model").status == 0
     result = run(
         "sample", "a pond", "--model", tmp_path / "model", "--device", "cpu", "--out", tmp_path / "out"

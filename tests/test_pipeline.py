@@ -14,6 +14,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
+from satcascade import model_files
 from satcascade import pipeline as pipeline_module
 from satcascade.diffusion import add_noise, alpha_sigma, guide, to_epsilon, to_x0
 from satcascade.errors import SatcascadeError, UsageError
@@ -509,10 +510,10 @@ def test_a_model_fetched_from_the_hub_before_needs_no_network(tiny_model, tmp_pa
 
 
 def test_builtin_weights_come_from_the_package(tiny_model, monkeypatch, pipeline, tmp_path):
-    monkeypatch.setattr(pipeline_module, "_BUILTIN", tmp_path)
+    monkeypatch.setattr(model_files, "BUILTIN", tmp_path)
     with pytest.raises(SatcascadeError, match="no built-in weights"):
         load_pipeline("builtin", device="cpu")
-    monkeypatch.setattr(pipeline_module, "_BUILTIN", tiny_model)
+    monkeypatch.setattr(model_files, "BUILTIN", tiny_model)
     for name in ("builtin", "compact"):
         loaded = load_pipeline(name, device="cpu")
         loaded.set_progress_bar_config(disable=True)

@@ -11,8 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from satcascade.captions import Captions
     from satcascade.errors import SatcascadeError, UsageError
-    from satcascade.generation import Captions, GenerationRequest, generate
+    from satcascade.generation import GenerationRequest, generate
     from satcascade.pipeline import CascadeOutput, CascadePipeline, load_pipeline
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
 _HOMES = {
     "CascadeOutput": "pipeline",
     "CascadePipeline": "pipeline",
-    "Captions": "generation",
+    "Captions": "captions",
     "GenerationRequest": "generation",
     "SatcascadeError": "errors",
     "UsageError": "errors",

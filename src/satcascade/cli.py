@@ -26,7 +26,7 @@ from satcascade.sharding import Shard
 from satcascade.solvers import SOLVERS, check_solver
 
 if TYPE_CHECKING:
-    from satcascade.generation import Captions
+    from satcascade.captions import Captions
 
 app = typer.Typer(
     name="satcascade",
@@ -72,6 +72,14 @@ def _not_negative(option: typer.CallbackParam, value: float | None) -> float | N
     return value
 
 
+def _count(about: str, *names: str) -> Any:
+    return typer.Option(*names, callback=_one_or_more, metavar="N", help=about)
+
+
+def _amount(about: str) -> Any:
+    return typer.Option(callback=_not_negative, metavar="X", help=about)
+
+
 def _seed(value: int) -> int:
     if not 0 <= value < 2**63:
         raise UsageError(f"--seed {value} is out of range: give an integer from 0 to 2^63 - 1")
@@ -101,49 +109,29 @@ def _options(
 
 @app.command()
 def sample(
-    caption: Annotated[
-        list[str] | None, typer.Argument(help="What to draw; several captions are allowed.")
-    ] = None,
-    captions: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Captions from a file, one a line.")
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Captions of a prepared set, one a row.")
-    ] = None,
+    caption: Annotated[list[str] | None, typer.Argument(help="What to draw; one or more captions.")] = None,
+    captions: Annotated[Path | None, typer.Option(metavar="FILE", help="Captions, one a line.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Captions of a prepared set.")] = None,
     split: Annotated[str, typer.Option(help="With --data: which rows.")] = "test",
-    caption_number: Annotated[
-        int, typer.Option(callback=_one_or_more, help="With --data: which caption of each row.")
-    ] = 1,
-    number: Annotated[
-        int, typer.Option("-n", "--number", callback=_one_or_more, help="Images of each caption.")
-    ] = 1,
+    caption_number: Annotated[int, _count("With --data: which caption of each row.")] = 1,
+    number: Annotated[int, _count("Images of each caption.", "-n", "--number")] = 1,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: samples/<caption>.")
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: samples/...")
     ] = None,
-    seed: Annotated[int, typer.Option(callback=_not_negative, max=2**63 - 1, help="Seed of the run.")] = 0,
-    batch_size: Annotated[int, typer.Option(callback=_one_or_more, help="Images at once.")] = 8,
-    steps: Annotated[
-        int | None, typer.Option(callback=_one_or_more, help="Sampling steps of both stages.")
-    ] = None,
-    base_steps: Annotated[
-        int | None, typer.Option(callback=_one_or_more, help="Steps of the base stage.")
-    ] = None,
-    sr_steps: Annotated[
-        int | None, typer.Option(callback=_one_or_more, help="Steps of the super-resolution stage.")
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(callback=_not_negative, help="Guidance of the base stage; 1 is none.")
-    ] = None,
-    sr_guidance: Annotated[
-        float | None, typer.Option(callback=_not_negative, help="Guidance of the super-resolution stage.")
-    ] = None,
+    seed: Annotated[int, typer.Option(callback=_seed, help="Seed of the run.")] = 0,
+    batch_size: Annotated[int, _count("Images at once.")] = 8,
+    steps: Annotated[int | None, _count("Sampling steps of both stages.")] = None,
+    base_steps: Annotated[int | None, _count("Sampling steps of the base stage.")] = None,
+    sr_steps: Annotated[int | None, _count("Sampling steps of the super-resolution stage.")] = None,
+    guidance: Annotated[float | None, _amount("Guidance of the base stage; 1 is none.")] = None,
+    sr_guidance: Annotated[float | None, _amount("Guidance of the super-resolution stage.")] = None,
     scheduler: Annotated[
         str | None, typer.Option(callback=_scheduler, help=f"Sampler of both stages: {', '.join(SOLVERS)}.")
     ] = None,
     stop_at: Annotated[StopAt | None, typer.Option(help="Leave super-resolution out.")] = None,
     model: Annotated[
         str, typer.Option(metavar="NAME|DIR", help="builtin, a folder, or owner/name on the hub.")
-    ] = ("builtin"),
+    ] = "builtin",
     device: DeviceOption = "auto",
     precision: Annotated[
         PrecisionName, typer.Option(help="auto is bfloat16 where the device has it: faster, less exact.")
@@ -197,15 +185,9 @@ def sample(
 def prepare(
     source: Annotated[str, typer.Argument(help="A folder, an annotation file, or owner/name on the hub.")],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    image_size: Annotated[
-        int, typer.Option(callback=_one_or_more, help="Side of the images in pixels.")
-    ] = 256,
-    encoder: Annotated[
-        str, typer.Option(help="Text encoder: minilm, t5-base, a T5 name or a folder.")
-    ] = "minilm",
-    kind: Annotated[
-        str | None, typer.Option(help="Reader of the source; by default the one that fits.")
-    ] = None,
+    image_size: Annotated[int, _count("Side of the images in pixels.")] = 256,
+    encoder: Annotated[str, typer.Option(help="minilm, t5-base, another T5, or a folder.")] = "minilm",
+    kind: Annotated[str | None, typer.Option(help="Reader of the source; default: what fits.")] = None,
     split: Annotated[str, typer.Option(help="Split of rows to which the source gives none.")] = "train",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out and say which.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
@@ -235,14 +217,12 @@ def train(
     preset: Annotated[str, typer.Option(help="Name of a preset, or a YAML file.")] = "compact",
     override: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one setting; repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="For example training.batch_size=16; repeatable."),
     ] = None,
     split: Annotated[str, typer.Option(help="The rows to train on.")] = "train",
     device: DeviceOption = "auto",
-    processes: Annotated[int, typer.Option(callback=_one_or_more, help="Processes (GPUs) to train on.")] = 1,
-    minutes: Annotated[
-        float | None, typer.Option(callback=_not_negative, help="Stop with a checkpoint after that many.")
-    ] = None,
+    processes: Annotated[int, _count("Processes (GPUs) to train on.")] = 1,
+    minutes: Annotated[float | None, _amount("Stop with a checkpoint after that many.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Train one stage of a cascade.
@@ -275,7 +255,7 @@ def train(
         minutes=minutes,
         quiet=quiet,
     )
-    if not quiet:
+    if not quiet and os.environ.get("RANK", "0") == "0":
         print(f"last checkpoint: {checkpoint}")
 
 
@@ -357,7 +337,7 @@ def _captions(
     texts: list[str] | None, file: Path | None, data: Path | None, split: str, number: int
 ) -> tuple[Captions, str]:
     """The captions of a run, and what its folder is called by default."""
-    from satcascade.generation import Captions, slug
+    from satcascade.captions import Captions, slug
 
     if data is not None:
         return Captions.from_data(data, split, number), slug(f"{data.resolve().name} {split}")

@@ -166,7 +166,9 @@ def preconditioning(log_snr: Tensor, sigma_data: float) -> tuple[Tensor, Tensor,
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float, projected: bool = False) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022): conditional + (scale - 1)(conditional - unconditional).
+    """Classifier-free guidance (Ho and Salimans 2022).
+
+    conditional + (scale - 1)(conditional - unconditional).
 
     Args:
         conditional: prediction for the caption, (B, C, H, W).

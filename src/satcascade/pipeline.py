@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-import json
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import diffusers
-import numpy as np
 import PIL.Image
 import torch
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
@@ -25,10 +23,12 @@ from torch import Tensor
 # Imported for its name: model_index.json refers to the network by module, and diffusers looks for that
 # module among those already imported.
 import satcascade.models.compact_unet  # noqa: F401
+from satcascade.devices import pick_device
 from satcascade.diffusion import add_noise, alpha_sigma, guide, to_x0
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.files import is_disk_full, no_space, sha256_of_file
-from satcascade.model_names import BUILTIN_NAMES, check_model_name
+from satcascade.model_files import check_weights, model_folder, one_line, weight_files
+from satcascade.model_names import BUILTIN_NAMES
 from satcascade.models.denoiser import TextCondition, resize_low_res
 from satcascade.precision import autocast, compute_dtype
 from satcascade.schedulers import check_scheduler, set_steps, swap_scheduler
@@ -36,9 +36,6 @@ from satcascade.text import TextEmbeddings, TextEncoder, load_text_encoder
 
 OutputType = Literal["pil", "np", "pt"]
 StepCallback = Callable[["CascadePipeline", int, Tensor, dict[str, Any]], "dict[str, Any] | None"]
-
-MODEL_INDEX = "model_index.json"
-_BUILTIN = Path(__file__).parent / "builtin"
 
 
 class TextEncoderWarning(UserWarning):
@@ -55,8 +52,8 @@ class CascadeOutput(BaseOutput):
         base_images: the images of the base stage, in the same form.
     """
 
-    images: list[PIL.Image.Image] | np.ndarray | Tensor
-    base_images: list[PIL.Image.Image] | np.ndarray | Tensor
+    images: Any
+    base_images: Any
 
 
 class CascadePipeline(DiffusionPipeline):
@@ -155,14 +152,14 @@ class CascadePipeline(DiffusionPipeline):
             if key in kwargs
         }
         folder = model_folder(where, **hub)
-        _check_weights(folder)
+        check_weights(folder)
         kwargs.setdefault("low_cpu_mem_usage", is_accelerate_available())
         try:
             pipeline = super().from_pretrained(str(folder), use_safetensors=True, **kwargs)
         except SatcascadeError:
             raise
         except Exception as error:  # diffusers raises many kinds for files that do not fit together
-            raise SatcascadeError(f"model {where} cannot be loaded: {_one_line(error)}") from error
+            raise SatcascadeError(f"model {where} cannot be loaded: {one_line(error)}") from error
         pipeline._folder = folder
         pipeline.register_to_config(_name_or_path=where)
         for network in pipeline._networks():
@@ -266,7 +263,7 @@ class CascadePipeline(DiffusionPipeline):
         """
         digest = hashlib.sha256()
         if self.folder is not None:
-            for path in _weight_files(self.folder):
+            for path in weight_files(self.folder):
                 digest.update(
                     f"{path.relative_to(self.folder).as_posix()}\0{sha256_of_file(path)}\n".encode()
                 )
@@ -300,6 +297,7 @@ class CascadePipeline(DiffusionPipeline):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         seeds: Sequence[int] | None = None,
         stop_at: Literal["base"] | None = None,
+        base_images: Tensor | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
@@ -322,6 +320,7 @@ class CascadePipeline(DiffusionPipeline):
                 a seed an image where there are several.
             seeds: B seeds instead, integers in [0, 2^63).
             stop_at: ``base`` leaves super-resolution out.
+            base_images: (B, 3, h, w) in [0, 1], to be super-resolved as they are; the base stage is left out.
             output_type: ``pil``, ``np`` or ``pt``, see :class:`CascadeOutput`.
             return_dict: otherwise a tuple ``(images, base_images)``.
             callback_on_step_end: called as ``callback(pipeline, step, timestep, {"stage": "base" or "sr",
@@ -334,29 +333,21 @@ class CascadePipeline(DiffusionPipeline):
             UsageError: an argument is out of range, or a scheduler does not fit.
             SatcascadeError: the text encoder cannot be had, or the network's output is not finite.
         """
-        text = self._text(prompt, prompt_embeds)
-        generators = _generators(len(text), generator, seeds)
-        if stop_at not in (None, "base"):
-            raise UsageError(f"stop_at '{stop_at}' is not a stage to stop at: give 'base' or nothing")
+        plans = self._plans(
+            num_inference_steps=num_inference_steps,
+            sr_num_inference_steps=sr_num_inference_steps,
+            guidance_scale=guidance_scale,
+            sr_guidance_scale=sr_guidance_scale,
+            stop_at=stop_at,
+        )
         if output_type not in ("pil", "np", "pt"):
             raise UsageError(f"unknown output type '{output_type}': choose one of pil, np, pt")
-        config = self.config
-        with_sr = self.sr_unet is not None and stop_at is None
-        plans = [
-            self._plan(
-                "base",
-                config.base_steps if num_inference_steps is None else num_inference_steps,
-                config.base_guidance if guidance_scale is None else guidance_scale,
-            )
-        ]
-        if with_sr:
-            plans.append(
-                self._plan(
-                    "sr",
-                    config.sr_steps if sr_num_inference_steps is None else sr_num_inference_steps,
-                    config.sr_guidance if sr_guidance_scale is None else sr_guidance_scale,
-                )
-            )
+        text = self._text(prompt, prompt_embeds)
+        generators = _generators(len(text), generator, seeds)
+        if base_images is not None:
+            if len(plans) < 2 or len(base_images) != len(text):
+                raise UsageError("base_images need a super-resolution stage, and one caption an image")
+            plans = plans[1:]
         with self.progress_bar(total=sum(plan.calls for plan in plans)) as progress:
 
             def on_step(plan: _Plan, step: int, x: Tensor) -> Tensor:
@@ -367,12 +358,28 @@ class CascadePipeline(DiffusionPipeline):
                 timestep = plan.scheduler.timesteps[step]
                 return (callback_on_step_end(self, step, timestep, state) or state).get("sample", x)
 
-            base = images = self._sample(plans[0], text, generators, None, on_step)
-            if with_sr:
-                images = self._sample(plans[1], text, generators, base, on_step)
+            base = None if base_images is None else base_images.to(self._execution_device).float() * 2 - 1
+            images = base
+            for plan in plans:
+                images = self._sample(plan, text, generators, images, on_step)
+                base = images if base is None else base
+        assert images is not None
+        assert base is not None
         made, made_base = _to_output(images, output_type), _to_output(base, output_type)
         self.maybe_free_model_hooks()
         return CascadeOutput(images=made, base_images=made_base) if return_dict else (made, made_base)
+
+    def check_settings(self, **settings: Any) -> None:
+        """Refuse what :meth:`__call__` would refuse, before anything is computed.
+
+        Args:
+            settings: ``num_inference_steps``, ``sr_num_inference_steps``, ``guidance_scale``,
+                ``sr_guidance_scale`` and ``stop_at`` of :meth:`__call__`.
+
+        Raises:
+            UsageError: one of them is out of range, or a scheduler does not fit.
+        """
+        self._plans(**settings)
 
     def _networks(self) -> list[Any]:
         return [network for network in (self.unet, self.sr_unet) if network is not None]
@@ -389,9 +396,35 @@ class CascadePipeline(DiffusionPipeline):
         text = self.encode(distinct).to(self._execution_device)
         return text[[distinct.index(caption) for caption in captions]]
 
+    def _plans(
+        self,
+        num_inference_steps: int | None = None,
+        sr_num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sr_guidance_scale: float | None = None,
+        stop_at: str | None = None,
+    ) -> list[_Plan]:
+        """The stages to run, each set to its steps; None stands for the configuration's default."""
+        if stop_at not in (None, "base"):
+            raise UsageError(f"stop_at '{stop_at}' is not a stage to stop at: give 'base' or nothing")
+        config = self.config
+        base = self._plan(
+            "base",
+            config.base_steps if num_inference_steps is None else num_inference_steps,
+            config.base_guidance if guidance_scale is None else guidance_scale,
+        )
+        if self.sr_unet is None or stop_at == "base":
+            return [base]
+        sr = self._plan(
+            "sr",
+            config.sr_steps if sr_num_inference_steps is None else sr_num_inference_steps,
+            config.sr_guidance if sr_guidance_scale is None else sr_guidance_scale,
+        )
+        return [base, sr]
+
     def _plan(self, stage: Literal["base", "sr"], steps: int, guidance: float) -> _Plan:
         unet, shared = (self.unet, self.scheduler) if stage == "base" else (self.sr_unet, self.sr_scheduler)
-        if guidance < 0:
+        if not guidance >= 0:
             raise UsageError(
                 f"guidance scale {guidance} is negative: 1 is none, larger follows the caption more"
             )
@@ -480,117 +513,19 @@ def load_pipeline(
     """
     chosen = pick_device(device)
     compute_dtype(precision, chosen)
+    bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         pipeline = CascadePipeline.from_pretrained(model)
     finally:
-        logging.enable_progress_bar()
+        if bars:
+            logging.enable_progress_bar()
     if scheduler is not None:
         pipeline.scheduler = swap_scheduler(pipeline.scheduler, scheduler)
         if pipeline.sr_unet is not None:
             pipeline.sr_scheduler = swap_scheduler(pipeline.sr_scheduler, scheduler)
     pipeline.precision = precision
     return pipeline.to(chosen)
-
-
-def pick_device(device: str = "auto") -> torch.device:
-    """The torch device of a name.
-
-    Args:
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
-
-    Raises:
-        UsageError: no such device on this machine.
-    """
-    counts = {
-        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
-        "mps": int(torch.backends.mps.is_available()),
-        "xpu": torch.xpu.device_count() if torch.xpu.is_available() else 0,
-        "cpu": 1,
-    }
-    if device == "auto":
-        return torch.device(next(kind for kind, count in counts.items() if count))
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = torch.device("meta")
-    if (chosen.index or 0) >= counts.get(chosen.type, 0):
-        found = ", ".join(
-            f"{kind} ({count})" if count > 1 else kind for kind, count in counts.items() if count
-        )
-        raise UsageError(f"no device '{device}' on this machine: it has {found}")
-    return chosen
-
-
-def model_folder(model: str | Path, **hub: Any) -> Path:
-    """The folder of a model, fetched from the hub if need be (safetensors and JSON only).
-
-    Args:
-        model: ``builtin``, ``compact``, a folder, or ``owner/name`` on the hub.
-        hub: arguments of ``huggingface_hub.snapshot_download``.
-
-    Raises:
-        UsageError: it is none of these.
-        SatcascadeError: the folder is no pipeline, or the hub cannot give it.
-    """
-    name = check_model_name(model)
-    if name in BUILTIN_NAMES:
-        if not (_BUILTIN / MODEL_INDEX).is_file():
-            raise SatcascadeError(
-                "this installation has no built-in weights: install a released package, or name a model folder"
-            )
-        return _BUILTIN
-    folder = Path(name)
-    if not folder.is_dir():
-        folder = _from_hub(name, hub)
-    if not (folder / MODEL_INDEX).is_file():
-        raise SatcascadeError(
-            f"{name} is no saved pipeline (no {MODEL_INDEX}): 'satcascade assemble' makes one of two runs"
-        )
-    try:
-        json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SatcascadeError(
-            f"{folder / MODEL_INDEX} is damaged ({_one_line(error)}): copy or download the model again"
-        ) from error
-    return folder
-
-
-def _from_hub(name: str, options: dict[str, Any]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.md"], **options))
-    except Exception as error:  # the hub client and its transport raise many kinds
-        raise SatcascadeError(
-            f"there is no folder '{name}', and the hub did not give a model of that name "
-            f"({type(error).__name__}): check name and connection, or give the folder of a saved pipeline"
-        ) from error
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.safetensors"), key=lambda path: path.relative_to(folder).as_posix())
-
-
-def _check_weights(folder: Path) -> None:
-    """Refuse a folder without weights, or with a file that is cut short, by name."""
-    from safetensors import SafetensorError, safe_open
-
-    files = _weight_files(folder)
-    if not files:
-        raise SatcascadeError(f"model folder {folder} holds no weights (.safetensors): copy or download it again")
-    for path in files:
-        try:
-            with safe_open(path, framework="pt"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise SatcascadeError(
-                f"weights file {path} is damaged ({_one_line(error)}): copy or download it again"
-            ) from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -25,7 +27,8 @@ class CompactUNet(ModelMixin, ConfigMixin):
     (adaptive normalisation), some followed by attention over the image's own positions and the
     caption's tokens together. Beside them runs a linear path: a few convolutions of the input, mixed by
     noise level, which do what a Wiener filter can, so that the narrow first level need not carry every
-    pixel's noise through to the output. The output is EDM-preconditioned (:func:`satcascade.diffusion.preconditioning`).
+    pixel's noise through to the output. The output is EDM-preconditioned
+    (:func:`satcascade.diffusion.preconditioning`).
 
     Args:
         sample_size: pixels a side, S.
@@ -92,18 +95,16 @@ class CompactUNet(ModelMixin, ConfigMixin):
                 for _ in range(blocks[level])
             )
 
-        self.down = nn.ModuleList(stage(level, merge=False) for level in range(len(widths)))
+        # Any: a ModuleList of ModuleLists does not know what is in it.
+        self.down: Any = nn.ModuleList(stage(level, merge=False) for level in range(len(widths)))
         self.shrink = nn.ModuleList(
-            nn.Conv2d(wide, narrow, 3, stride=2, padding=1)
-            for wide, narrow in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(wide, narrow, 3, stride=2, padding=1) for wide, narrow in pairwise(widths)
         )
         self.middle = _Stage(
             widths[-1], cond_dim, head_dim if attention[-1] else None, self_attention, dropout, merge=False
         )
-        self.grow = nn.ModuleList(
-            nn.Conv2d(wide, narrow, 1) for narrow, wide in zip(widths, widths[1:], strict=False)
-        )
-        self.up = nn.ModuleList(stage(level, merge=True) for level in range(len(widths)))
+        self.grow = nn.ModuleList(nn.Conv2d(wide, narrow, 1) for narrow, wide in pairwise(widths))
+        self.up: Any = nn.ModuleList(stage(level, merge=True) for level in range(len(widths)))
         self.out_norm = _ChannelNorm(widths[0])
         self.out = _zero(nn.Conv2d(widths[0], pixels, 3, padding=1))
 
@@ -146,6 +147,8 @@ class CompactUNet(ModelMixin, ConfigMixin):
         cond = self.noise_level(log_snr) + text.pooled
         x = F.pixel_unshuffle(sample * c_in, self.config.patch_size)
         if low_res is not None:
+            assert low_res_log_snr is not None
+            assert self.low_res_level is not None
             scale = preconditioning(low_res_log_snr, self.config.sigma_data)[2]
             x = torch.cat([x, F.pixel_unshuffle(low_res * scale, self.config.patch_size)], dim=1)
             cond = cond + self.low_res_level(low_res_log_snr)
@@ -233,6 +236,7 @@ class _Stage(nn.Module):
 
     def forward(self, x: Tensor, cond: Tensor, text: TextCondition, skip: Tensor | None = None) -> Tensor:
         if self.merge is not None:
+            assert skip is not None
             x = self.merge(torch.cat([x, skip], dim=1))
         x = self.block(x, cond)
         return x if self.attention is None else self.attention(x, text)

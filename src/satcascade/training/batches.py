@@ -8,6 +8,7 @@ with no generator state to save, and each of several processes takes its share o
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,8 +54,11 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        moved = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: value if value is None else value.to(device) for name, value in moved.items()})
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            moved[field.name] = None if value is None else value.to(device)
+        return Batch(**moved)
 
 
 class BatchSource:
@@ -169,12 +173,16 @@ class BatchSource:
 
     def _views(self, row: int) -> list[Tensor]:
         """The stage's image (3, S, S) and, for super-resolution, its low-resolution input resized to S."""
-        image = to_float(self.dataset.images[row])
-        image = F.avg_pool2d(image, self.dataset.image_size // self.image_size)
+        image = self.image(self.dataset, row, self.image_size)
         if self.low_res_resize is None:
             return [image]
         half = F.avg_pool2d(image, 2)
         return [image, resize_low_res(half[None], self.image_size, self.low_res_resize)[0]]
+
+    @staticmethod
+    def image(dataset: PreparedDataset, row: int, size: int) -> Tensor:
+        """The image of a row, averaged down to ``size``: (3, size, size) in [-1, 1]."""
+        return F.avg_pool2d(to_float(dataset.images[row]), dataset.image_size // size)
 
 
 def to_float(image: np.ndarray) -> Tensor:

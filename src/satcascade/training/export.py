@@ -51,7 +51,8 @@ def assemble(
         sr_settings, sr_unet = averaged_model(sr_run, "sr", sr_step)
         if sr_settings.text_encoder != settings.text_encoder:
             raise UsageError(
-                f"{base_run} was trained with '{settings.text_encoder}', {sr_run} with '{sr_settings.text_encoder}'"
+                f"{base_run} was trained with '{settings.text_encoder}', "
+                f"{sr_run} with '{sr_settings.text_encoder}'"
             )
         sampling = sampling.model_copy(
             update={"sr": sr_settings.sampling.sr, "low_res_log_snr": sr_settings.sampling.low_res_log_snr}

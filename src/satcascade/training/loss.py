@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from satcascade.diffusion import add_noise, loss_weight, training_target
@@ -26,9 +28,11 @@ class DenoisingLoss(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean over the pixels of each image, (B,) float32."""
-        model = self.model
+        model: Any = self.model
         low_res = None
         if batch.low_res is not None:
+            assert batch.low_res_noise is not None
+            assert batch.low_res_log_snr is not None
             low_res = add_noise(batch.low_res, batch.low_res_noise, batch.low_res_log_snr)
         x_t = add_noise(batch.images, batch.noise, batch.log_snr)
         kind = model.config.prediction_type

@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from satcascade.config import Preset, StageName, load_preset
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
+from satcascade.files import written_whole
 from satcascade.models.factory import build_model
 from satcascade.precision import compute_dtype
 from satcascade.seeds import derived_seed
@@ -34,6 +36,7 @@ from satcascade.training.history import History
 from satcascade.training.loss import DenoisingLoss
 from satcascade.training.optimizers import learning_rate, make_optimizers
 from satcascade.training.run_folder import averaged_model, open_run
+from satcascade.training.samples import SampleGrid
 
 
 def train(
@@ -116,6 +119,16 @@ def train(
             folder.save(Checkpoint(step, dict(model.state_dict()), average.shadow, state))
         accelerator.wait_for_everyone()
 
+    def show(step: int) -> None:
+        if accelerator.is_main_process:
+            with average.applied(model):
+                picture = grid(model, dtype)
+            with written_whole(out / "samples" / f"step-{step:07d}.png") as aside:
+                Image.fromarray(picture).save(aside, format="png")
+            history.add_image("samples", picture, step)
+        accelerator.wait_for_everyone()
+
+    grid = SampleGrid(settings, stage, dataset)
     pending: list[tuple[int, Tensor, Tensor, float]] = []
     step = start
     with (
@@ -138,6 +151,8 @@ def train(
                 pending.clear()
             if last or due:
                 save(step)
+            if training.sample_every and (last or step % training.sample_every == 0):
+                show(step)
             if last:
                 break
     return folder.folder(step)

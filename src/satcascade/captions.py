@@ -1,0 +1,140 @@
+"""What a run draws pictures of: captions from arguments, a file or a prepared set, and their embeddings."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from satcascade.data.prepared import PreparedDataset
+from satcascade.errors import UsageError
+from satcascade.model_files import one_line
+from satcascade.pipeline import CascadePipeline
+from satcascade.text import TextEmbeddings, check_captions, pad_embeddings
+
+_SLUG_LENGTH = 48
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What a run draws pictures of.
+
+    Attributes:
+        texts: the captions, white space normalised.
+        rows: for each the name of its row in a data set; None where there is none.
+        prepared: the prepared set they come from, if any, and
+        caption_ids: their rows in its cache of embeddings.
+    """
+
+    texts: tuple[str, ...]
+    rows: tuple[str, ...] | None = None
+    prepared: PreparedDataset | None = None
+    caption_ids: tuple[int, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Captions:
+        """Captions given as texts.
+
+        Raises:
+            UsageError: there is none, or one of them is empty.
+        """
+        check_captions(texts)
+        return cls(tuple(" ".join(text.split()) for text in texts))
+
+    @classmethod
+    def from_file(cls, path: Path) -> Captions:
+        """Captions from a UTF-8 text file, one a line.
+
+        Raises:
+            UsageError: the file cannot be read, is empty, or has an empty line before its last caption.
+        """
+        try:
+            lines = Path(path).read_text(encoding="utf-8-sig").rstrip().split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"caption file {path} cannot be read as UTF-8 text ({one_line(error)})"
+            ) from error
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                where = f"line {number} of {path}" if len(lines) > 1 else f"caption file {path}"
+                raise UsageError(f"{where} is empty: write one caption a line")
+        return cls.of(lines)
+
+    @classmethod
+    def from_data(cls, path: Path, split: str, caption: int = 1) -> Captions:
+        """One caption of each row of a split of a prepared set, in file order.
+
+        Args:
+            path: folder written by ``satcascade prepare``.
+            split: ``train``, ``val`` or ``test``.
+            caption: which one of each row, counted from 1.
+
+        Raises:
+            SatcascadeError: the folder is no prepared set.
+            UsageError: no such split, or a row has fewer captions.
+        """
+        prepared = PreparedDataset.open(path)
+        records = [prepared.records[row] for row in prepared.indices(split)]
+        for record in records:
+            if len(record.captions) < caption:
+                raise UsageError(
+                    f"{record.filename} in {path} has {len(record.captions)} captions, no caption {caption}"
+                )
+        return cls(
+            tuple(" ".join(record.captions[caption - 1].split()) for record in records),
+            tuple(record.filename for record in records),
+            prepared,
+            tuple(record.caption_ids[caption - 1] for record in records),
+        )
+
+
+class CaptionEmbeddings:
+    """Embeddings of a run's captions: from the prepared set's cache if it fits, otherwise encoded.
+
+    Captions are encoded one by one, so that their embeddings do not depend on what else is in a batch.
+
+    Attributes:
+        origin: ``cached float16`` or ``float32``, for the records.
+    """
+
+    def __init__(self, pipeline: CascadePipeline, captions: Captions):
+        self._pipeline = pipeline
+        self._captions = captions
+        self._known: dict[str, TextEmbeddings] = {}
+        prepared = captions.prepared
+        self._cached = prepared is not None and self._fits(prepared)
+        self.origin = "cached float16" if self._cached else "float32"
+
+    def __call__(self, numbers: Sequence[int]) -> TextEmbeddings:
+        """The embeddings of captions, given by their numbers in the run, padded to the longest of them."""
+        prepared, ids = self._captions.prepared, self._captions.caption_ids
+        if self._cached and prepared is not None and ids is not None:
+            return prepared.text([ids[number] for number in numbers])
+        texts = [self._captions.texts[number] for number in numbers]
+        # Only what this batch needs: a long run has more captions than memory should hold.
+        self._known = {
+            text: self._known[text] if text in self._known else self._pipeline.encode(text)
+            for text in dict.fromkeys(texts)
+        }
+        return pad_embeddings([self._known[text].embeddings[0] for text in texts])
+
+    def _fits(self, prepared: PreparedDataset) -> bool:
+        """Whether the cache was made by the very encoder that the pipeline was trained with."""
+        expected = self._pipeline.config.text_encoder_fingerprint or self._pipeline.text_encoder.fingerprint
+        return bool(prepared.manifest["encoder"]["fingerprint"] == expected)
+
+
+def slug(caption: str) -> str:
+    """A caption as part of a file name: lower-case ASCII letters and digits, at most 48 characters."""
+    plain = unicodedata.normalize("NFKD", caption).encode("ascii", "ignore").decode().lower()
+    words = re.findall(r"[a-z0-9]+", plain)
+    text = "-".join(words)
+    if len(text) > _SLUG_LENGTH:
+        # Cut between words, unless the first word alone is too long.
+        text = text[: _SLUG_LENGTH + 1].rpartition("-")[0] or text[:_SLUG_LENGTH]
+    return text or "image"

@@ -1,0 +1,92 @@
+"""The folder of a saved pipeline: in the package, on this disk or from the hub, and whether it is whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from satcascade.errors import SatcascadeError
+from satcascade.model_names import BUILTIN_NAMES, check_model_name
+
+MODEL_INDEX = "model_index.json"
+BUILTIN = Path(__file__).parent / "builtin"
+
+
+def model_folder(model: str | Path, **hub: Any) -> Path:
+    """The folder of a model, fetched from the hub if need be (safetensors and JSON only).
+
+    Args:
+        model: ``builtin``, ``compact``, a folder, or ``owner/name`` on the hub.
+        hub: arguments of ``huggingface_hub.snapshot_download``.
+
+    Raises:
+        UsageError: it is none of these.
+        SatcascadeError: the folder is no pipeline, or the hub cannot give it.
+    """
+    name = check_model_name(model)
+    if name in BUILTIN_NAMES:
+        if not (BUILTIN / MODEL_INDEX).is_file():
+            raise SatcascadeError(
+                "this installation has no built-in weights: install a released package or name a model folder"
+            )
+        return BUILTIN
+    folder = Path(name)
+    if not folder.is_dir():
+        folder = _from_hub(name, hub)
+    if not (folder / MODEL_INDEX).is_file():
+        raise SatcascadeError(
+            f"{name} is no saved pipeline (no {MODEL_INDEX}): 'satcascade assemble' makes one of two runs"
+        )
+    try:
+        json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SatcascadeError(
+            f"{folder / MODEL_INDEX} is damaged ({one_line(error)}): copy or download the model again"
+        ) from error
+    return folder
+
+
+def _from_hub(name: str, options: dict[str, Any]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.md"], **options))
+    except Exception as error:  # the hub client and its transport raise many kinds
+        raise SatcascadeError(
+            f"there is no folder '{name}', and the hub did not give a model of that name "
+            f"({type(error).__name__}): check name and connection, or give the folder of a saved pipeline"
+        ) from error
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, in the order of their paths within it."""
+    return sorted(folder.rglob("*.safetensors"), key=lambda path: path.relative_to(folder).as_posix())
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse a folder without weights, or with a file that is cut short.
+
+    Raises:
+        SatcascadeError: naming the file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    files = weight_files(folder)
+    if not files:
+        raise SatcascadeError(
+            f"model folder {folder} holds no weights (.safetensors): copy or download it again"
+        )
+    for path in files:
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise SatcascadeError(
+                f"weights file {path} is damaged ({one_line(error)}): copy or download it again"
+            ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, short and in one line."""
+    return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__

@@ -1,0 +1,208 @@
+"""What the documentation shows exists: commands, options, configuration keys, names, links."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from pydantic import BaseModel
+
+import satcascade
+from satcascade import config
+from satcascade.cli import app
+from satcascade.solvers import SOLVERS
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+pytestmark = pytest.mark.skipif(len(PAGES) < 2, reason="the documentation is not beside the tests")
+
+
+def name(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """The fenced blocks of a page that are in one of the languages."""
+    return [text for language, text in _FENCE.findall(page.read_text()) if language in languages]
+
+
+def shown_commands(page: Path) -> Iterator[list[str]]:
+    """Every ``satcascade`` command line of a page's shell blocks, split into words."""
+    for block in blocks(page, "bash", "sh", "console"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            if words[:1] == ["satcascade"]:
+                yield words[1:]
+
+
+def named_commands(page: Path) -> Iterator[list[str]]:
+    """The ``satcascade`` commands named in running text, which may be incomplete."""
+    for code in re.findall(r"(?<!`)`(satcascade [^`]+)`", visible(page)):
+        yield shlex.split(code)[1:]
+
+
+def visible(page: Path) -> str:
+    """A page without its fenced blocks and comments."""
+    return re.sub(r"<!--.*?-->", "", _FENCE.sub("", page.read_text()), flags=re.DOTALL)
+
+
+def options(command: str) -> dict[str, Any]:
+    return {option: param for param in COMMANDS[command].params for option in param.opts if option[0] == "-"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_shown_would_parse(page: Path) -> None:
+    for words in shown_commands(page):
+        if words == ["--version"]:
+            continue
+        assert words[0] in COMMANDS, words
+        # Parses and checks everything without running it.
+        COMMANDS[words[0]].make_context(words[0], words[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_named_exist_with_their_options(page: Path) -> None:
+    for words in named_commands(page):
+        if words[0].startswith("--"):
+            assert words[0] in ("--help", "--version")
+        elif words[0] != "COMMAND":
+            assert words[0] in COMMANDS, words
+            for word in words[1:]:
+                assert not word.startswith("-") or word in {*options(words[0]), "--help"}, words
+
+
+def test_there_are_commands_to_check() -> None:
+    shown = [words[0] for page in PAGES for words in shown_commands(page)]
+    assert set(COMMANDS) <= set(shown)
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_reference_lists_the_options_of_a_command(command: str) -> None:
+    page = (ROOT / "docs/reference/cli.md").read_text()
+    section = page.split(f"## satcascade {command}\n")[1].split("\n## ")[0]
+    listed = set(re.findall(r"^\| (`-.*?) \|", section, re.MULTILINE))
+    listed_options = {option for cell in listed for option in re.findall(r"`(--?[\w-]+)`", cell)}
+    assert listed_options == {option for option in options(command) if option != "--help"}
+
+
+def test_reference_gives_the_defaults_of_options() -> None:
+    page = (ROOT / "docs/reference/cli.md").read_text()
+    for command in ("sample", "prepare", "train"):
+        section = page.split(f"## satcascade {command}\n")[1].split("\n## ")[0]
+        for option, param in options(command).items():
+            default = getattr(param.default, "value", param.default)
+            if isinstance(default, str | int) and not isinstance(default, bool) and param.opts[-1] == option:
+                row = next(line for line in section.splitlines() if f"`{option}`" in line)
+                assert row.split(" | ")[1].strip("`") == str(default), option
+
+
+def test_reference_lists_the_schedulers() -> None:
+    page = (ROOT / "docs/reference/cli.md").read_text()
+    table = page.split("Schedulers")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE) == list(SOLVERS)
+
+
+def configuration_keys(heading: str) -> dict[str, str]:
+    """The keys that a section of the configuration reference lists, with the cell of their default."""
+    page = (ROOT / "docs/reference/configuration.md").read_text()
+    section = page.split(f"{heading}\n")[1].split("\n## ")[0]
+    keys = {}
+    for line in section.splitlines():
+        if line.startswith("| `"):
+            first, default = (cell.strip() for cell in line.split("|")[1:3])
+            keys |= dict.fromkeys(re.findall(r"`(\w+)`", first), default)
+    return keys
+
+
+@pytest.mark.parametrize(
+    ("heading", "models"),
+    [
+        ("From the top:", [config.Preset]),
+        ("## model", [config.CompactModel]),
+        ("## training", [config.Training]),
+        ("## sampling", [config.Sampling, config.StageSampling]),
+    ],
+)
+def test_reference_lists_the_configuration(heading: str, models: list[type[BaseModel]]) -> None:
+    assert set(configuration_keys(heading)) == {key for model in models for key in model.model_fields}
+
+
+@pytest.mark.parametrize(
+    ("heading", "model"), [("## model", config.CompactModel), ("## training", config.Training)]
+)
+def test_reference_gives_the_defaults_of_the_configuration(heading: str, model: type[BaseModel]) -> None:
+    for key, cell in configuration_keys(heading).items():
+        field = model.model_fields[key]
+        if field.is_required():
+            assert cell == "", key
+        else:
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            assert yaml.safe_load(cell.strip("`")) == default, key
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_python_shown_is_python_and_finds_what_it_imports(page: Path) -> None:
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_json_shown_is_json(page: Path) -> None:
+    for block in blocks(page, "json"):
+        for line in block.splitlines():
+            json.loads(line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
+    for link in _LINK.findall(visible(page)):
+        if re.match(r"\w+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path) if path else page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}
+
+
+def test_pages_of_the_site_are_the_pages() -> None:
+    def leaves(node: Any) -> Iterator[str]:
+        if isinstance(node, str):
+            yield node
+        else:
+            for child in node.values() if isinstance(node, dict) else node:
+                yield from leaves(child)
+
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    assert set(leaves(site["nav"])) == pages
+
+
+def test_version_is_the_same_everywhere() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == satcascade.__version__
+    assert f"\n## {satcascade.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_demo_draws_nine_captions() -> None:
+    captions = (ROOT / "examples/nine_captions.txt").read_text().splitlines()
+    assert len({caption for caption in captions if caption.strip()}) == len(captions) == 9
+    assert "examples/nine_captions.txt" in (ROOT / "Makefile").read_text()
