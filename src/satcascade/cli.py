@@ -220,6 +220,9 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="For example training.batch_size=16; repeatable."),
     ] = None,
     split: Annotated[str, typer.Option(help="The rows to train on.")] = "train",
+    init_from: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Start from the averaged weights of another run.")
+    ] = None,
     device: DeviceOption = "auto",
     processes: Annotated[int, _count("Processes (GPUs) to train on.")] = 1,
     minutes: Annotated[float | None, _amount("Stop with a checkpoint after that many.")] = None,
@@ -238,6 +241,7 @@ def train(
         options = {"data": data, "out": out, "preset": preset, "split": split, "device": device}
         arguments = [f"--{name}={value}" for name, value in options.items()]
         arguments += [f"--set={setting}" for setting in override or []]
+        arguments += [] if init_from is None else [f"--init-from={init_from}"]
         arguments += [] if minutes is None else [f"--minutes={minutes}"]
         arguments += ["--quiet"] if quiet else []
         _launch(processes, ["train", stage.value, *arguments])
@@ -252,6 +256,7 @@ def train(
         overrides=override or [],
         split=split,
         device=None if device == "auto" else device,
+        init_from=init_from,
         minutes=minutes,
         quiet=quiet,
     )

@@ -12,7 +12,7 @@ from satcascade.config import Preset, StageSampling
 from satcascade.errors import UsageError
 from satcascade.pipeline import CascadePipeline
 from satcascade.schedulers import make_scheduler
-from satcascade.training.run_folder import averaged_model
+from satcascade.training.run_folder import trained_stage
 
 
 def assemble(
@@ -44,27 +44,28 @@ def assemble(
     out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty: choose another folder")
-    settings, unet = averaged_model(base_run, "base", base_step)
-    sampling = settings.sampling
-    sr_unet = None
+    base = trained_stage(base_run, "base", base_step)
+    settings, sr_unet = base.settings, None
     if sr_run is not None:
-        sr_settings, sr_unet = averaged_model(sr_run, "sr", sr_step)
-        if sr_settings.text_encoder != settings.text_encoder:
+        sr = trained_stage(sr_run, "sr", sr_step)
+        if sr.encoder_fingerprint != base.encoder_fingerprint:
             raise UsageError(
-                f"{base_run} was trained with '{settings.text_encoder}', "
-                f"{sr_run} with '{sr_settings.text_encoder}'"
+                f"{base_run} was trained on embeddings of '{settings.text_encoder}', {sr_run} on those of "
+                f"'{sr.settings.text_encoder}', or of other weights: train both on the same prepared set"
             )
-        sampling = sampling.model_copy(
-            update={"sr": sr_settings.sampling.sr, "low_res_log_snr": sr_settings.sampling.low_res_log_snr}
-        )
-    pipeline = build_pipeline(settings.model_copy(update={"sampling": sampling}), unet, sr_unet)
+        own = {"sr": sr.settings.sampling.sr, "low_res_log_snr": sr.settings.sampling.low_res_log_snr}
+        settings = settings.model_copy(update={"sampling": settings.sampling.model_copy(update=own)})
+        sr_unet = sr.model
+    pipeline = build_pipeline(settings, base.model, sr_unet, base.encoder_fingerprint)
     if half:
         pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(str(out))
     return pipeline
 
 
-def build_pipeline(settings: Preset, unet: nn.Module, sr_unet: nn.Module | None) -> CascadePipeline:
+def build_pipeline(
+    settings: Preset, unet: nn.Module, sr_unet: nn.Module | None, encoder_fingerprint: str | None = None
+) -> CascadePipeline:
     """A pipeline around trained networks, with the sampling defaults of their preset."""
     sampling = settings.sampling
     return CascadePipeline(
@@ -73,6 +74,7 @@ def build_pipeline(settings: Preset, unet: nn.Module, sr_unet: nn.Module | None)
         sr_unet=sr_unet,
         sr_scheduler=None if sr_unet is None else _scheduler(sampling.sr, sr_unet),
         text_encoder=settings.text_encoder,
+        text_encoder_fingerprint=encoder_fingerprint,
         base_steps=sampling.base.steps,
         sr_steps=sampling.sr.steps,
         base_guidance=sampling.base.guidance_scale,

@@ -35,7 +35,7 @@ from satcascade.training.ema import WeightAverage
 from satcascade.training.history import History
 from satcascade.training.loss import DenoisingLoss
 from satcascade.training.optimizers import learning_rate, make_optimizers
-from satcascade.training.run_folder import averaged_model, open_run
+from satcascade.training.run_folder import open_run, trained_stage
 from satcascade.training.samples import SampleGrid
 
 
@@ -95,7 +95,7 @@ def train(
         accelerator.process_index,
         accelerator.num_processes,
     )
-    origin = None if init_from is None else averaged_model(init_from, stage)[1].state_dict()
+    origin = None if init_from is None else trained_stage(init_from, stage).model.state_dict()
     out = Path(out)
     if accelerator.is_main_process:
         open_run(out, stage, settings, split, dataset, init_from)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,14 +65,30 @@ def open_run(
         "identity": identity,
         "settings": settings.model_dump(mode="json"),
         "source": dataset.manifest["source"],
+        "encoder": dataset.manifest["encoder"],
         "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
     }
     with written_whole(path) as aside:
         aside.write_text(json.dumps(description, indent=1), encoding="utf-8")
 
 
-def averaged_model(run: Path, stage: StageName, step: int | None = None) -> tuple[Preset, nn.Module]:
-    """The settings of a run, and its network with the averaged weights of a checkpoint.
+@dataclass(frozen=True)
+class TrainedStage:
+    """What a run has made of a stage.
+
+    Attributes:
+        settings: the run's preset, overrides applied.
+        encoder_fingerprint: of the text encoder whose embeddings it was trained on.
+        model: the network, with the averaged weights.
+    """
+
+    settings: Preset
+    encoder_fingerprint: str
+    model: nn.Module
+
+
+def trained_stage(run: Path, stage: StageName, step: int | None = None) -> TrainedStage:
+    """The network of a run, with the averaged weights of a checkpoint.
 
     Args:
         run: the run's folder.
@@ -96,7 +113,7 @@ def averaged_model(run: Path, stage: StageName, step: int | None = None) -> tupl
     settings = Preset.model_validate(description["settings"])
     model = build_model(settings.stage(stage).model)
     model.load_state_dict(read_weights(checkpoints.folder(steps[-1] if step is None else step), "ema"))
-    return settings, model.eval()
+    return TrainedStage(settings, description["encoder"]["fingerprint"], model.eval())
 
 
 def _read(run: Path) -> dict[str, Any]:
@@ -104,7 +121,7 @@ def _read(run: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         Preset.model_validate(description["settings"])
-        description["identity"]["stage"]
+        description["identity"]["stage"], description["encoder"]["fingerprint"]
     except FileNotFoundError as error:
         raise UsageError(f"{run} holds no training run (it has no {RUN_FILE})") from error
     except (ValueError, KeyError, TypeError) as error:
