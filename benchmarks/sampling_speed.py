@@ -54,7 +54,9 @@ def start_to_picture(model: str, precision: str, runs: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "satcascade", "sample", CAPTION, "--out", f"{folder}/out"]
             subprocess.run(
-                [*command, "--model", model, "--precision", precision, "--quiet"], check=True, capture_output=True
+                [*command, "--model", model, "--precision", precision, "--quiet"],
+                check=True,
+                capture_output=True,
             )
 
     return median_seconds(once, runs)
@@ -62,13 +64,17 @@ def start_to_picture(model: str, precision: str, runs: int) -> float:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {arguments.threads} threads")
+    print(
+        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {arguments.threads} threads"
+    )
     precisions = ["float32"] + (["bfloat16"] if bf16_is_fast("cpu") else [])
     rows: dict[str, list[float]] = {}
     for precision in precisions:
@@ -88,7 +94,11 @@ def main() -> None:
         rows.setdefault("start to picture (process)", []).append(whole)
     print(f"{'seconds':30s}" + "".join(f"{precision:>10s}" for precision in precisions) + "     ratio")
     for name, seconds in rows.items():
-        print(f"{name:30s}" + "".join(f"{value:10.3f}" for value in seconds) + f"{seconds[0] / seconds[-1]:10.2f}")
+        print(
+            f"{name:30s}"
+            + "".join(f"{value:10.3f}" for value in seconds)
+            + f"{seconds[0] / seconds[-1]:10.2f}"
+        )
 
 
 if __name__ == "__main__":

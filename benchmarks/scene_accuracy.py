@@ -121,7 +121,9 @@ def main() -> None:
         f"{'real test':40s} {len(test):6d} {accuracy:15.3f} {frechet(real[train[::7]][:1093], real[test]):8.1f}"
     )
     for folder in arguments.generated:
-        rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+        # One manifest, or those of the shards that are done.
+        manifests = sorted(folder.glob("manifest*.jsonl"))
+        rows = [json.loads(line) for path in manifests for line in path.read_text().splitlines()]
         found = features(network, (Image.open(folder / row["file"]).convert("RGB") for row in rows))
         truth = torch.tensor([by_caption[row["caption"]] for row in rows])
         accuracy = float((answers(found) == truth).double().mean())

@@ -324,3 +324,43 @@ def test_learning_rate_warms_up_holds_and_decays(tiny_training):
     assert set(rates[9:81]) == {1.0}
     assert rates[90] == pytest.approx(0.5)
     assert rates[99] == pytest.approx(0.05)
+
+
+def test_two_processes_train_like_one(tiny_preset, prepared_synthetic, tmp_path):
+    """The same batches, shared out: the same curve up to float rounding, written once."""
+    settings = ["--set", "training.steps=8", "--set", "model.dropout=0.0", "--set", "training.decay_steps=0"]
+    for processes in (1, 2):
+        command = [sys.executable, "-m", "satcascade", "train", "base", "--preset", tiny_preset]
+        command += [
+            "--data",
+            str(prepared_synthetic.path),
+            "--out",
+            str(tmp_path / str(processes)),
+            *settings,
+        ]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        subprocess.run(
+            [*command, "--device", "cpu", "--processes", str(processes), "--quiet"],
+            check=True,
+            env=environment,
+            capture_output=True,
+        )
+    curves = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("1", "2")
+    ]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+
+
+def test_one_process_at_a_time_trains_in_a_folder(tiny_preset, prepared_synthetic, tmp_path):
+    process = in_a_process(tiny_preset, prepared_synthetic, tmp_path / "run", "training.steps=100000")
+    metrics = tmp_path / "run/metrics.jsonl"
+    while not metrics.exists() or not metrics.read_text():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    try:
+        with pytest.raises(SatcascadeError, match="another process is training"):
+            run(tiny_preset, prepared_synthetic, tmp_path / "run", "training.steps=100000")
+    finally:
+        process.kill()
+        process.wait()

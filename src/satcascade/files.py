@@ -50,8 +50,7 @@ def is_disk_full(error: BaseException) -> bool:
 def no_space(path: Path) -> SatcascadeError:
     """The refusal for a full disk while writing ``path``."""
     return SatcascadeError(
-        f"no space left on the device for {path}: free some space and run the same command again, "
-        "it goes on where it stopped"
+        f"no space left on the device for {path}: free some space and run the same command again"
     )
 
 

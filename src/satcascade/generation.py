@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,15 +43,11 @@ from rich.progress import (
 from satcascade.captions import CaptionEmbeddings, Captions, slug
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.files import written_whole
+from satcascade.locks import held, waited_for
 from satcascade.model_files import one_line
 from satcascade.pipeline import CascadePipeline
 from satcascade.seeds import derived_seed
 from satcascade.sharding import Shard
-
-try:
-    import fcntl
-except ImportError:  # Windows: no locks, so no two processes at once on one folder
-    fcntl = None  # type: ignore[assignment]
 
 RUN_FILE = "run.json"
 CAPTIONS = "captions.txt"
@@ -163,11 +158,13 @@ def generate(
     """
     run = _Run(pipeline, request)
     started = time.monotonic()
-    with _shard_locked(request):
-        with _folder_locked(request.out):
+    shard = request.shard
+    lock = request.out / f".shard-{shard.number}-of-{shard.count}.lock"
+    with held(lock, f"another process is making shard {shard} of {request.out}: wait for it or end it"):
+        with waited_for(request.out):
             run.open_folder()
         made, kept = run.make_images(progress)
-        with _folder_locked(request.out):
+        with waited_for(request.out):
             complete = run.close_folder()
     return GenerationReport(request.out, made, kept, run.total, complete, time.monotonic() - started)
 
@@ -451,36 +448,3 @@ def _bar(pipeline: CascadePipeline, images: int, batches: int, shown: bool) -> I
             yield lambda: bar.advance(task)
     finally:
         pipeline.set_progress_bar_config(**before)
-
-
-@contextmanager
-def _shard_locked(request: GenerationRequest) -> Iterator[None]:
-    """Hold the right to make a shard; a lock ends with its process, however that ends."""
-    request.out.mkdir(parents=True, exist_ok=True)
-    path = request.out / f".shard-{request.shard.number}-of-{request.shard.count}.lock"
-    with path.open("a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise SatcascadeError(
-                    f"another process is making shard {request.shard} of {request.out}: wait for it or end it"
-                ) from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _folder_locked(folder: Path) -> Iterator[None]:
-    """Wait until no other shard is at the files that all shards have in common."""
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -21,6 +21,7 @@ from satcascade.config import Preset, StageName, load_preset
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.files import written_whole
+from satcascade.locks import held
 from satcascade.models.factory import build_model
 from satcascade.precision import compute_dtype
 from satcascade.seeds import derived_seed
@@ -120,7 +121,7 @@ def train(
         accelerator.wait_for_everyone()
 
     def show(step: int) -> None:
-        if accelerator.is_main_process:
+        if history is not None:
             with average.applied(model):
                 picture = grid(model, dtype)
             with written_whole(out / "samples" / f"step-{step:07d}.png") as aside:
@@ -131,10 +132,14 @@ def train(
     grid = SampleGrid(settings, stage, dataset)
     pending: list[tuple[int, Tensor, Tensor, float]] = []
     step = start
+    # Only one process writes to the folder.
+    taken = f"another process is training in {out}: wait for it or end it"
+    writes = accelerator.is_main_process
     with (
-        History(
-            out, start, training.steps, training.batch_size, quiet or not accelerator.is_main_process
-        ) as history,
+        held(out / ".lock", taken) if writes else nullcontext(),
+        History(out, start, training.steps, training.batch_size, quiet)
+        if writes
+        else nullcontext() as history,
         _stop_signals() as stopped,
     ):
         for step, batch in enumerate(_prefetched(source, start, training.steps), start=start + 1):
@@ -144,11 +149,13 @@ def train(
             )
             average.update(model, step * training.batch_size, training.batch_size)
             pending.append((step, loss, norm, rate))
-            last = step == training.steps or bool(stopped) or _over(deadline)
+            last = step == training.steps or _any(accelerator, bool(stopped) or _over(deadline))
             due = training.checkpoint_every and step % training.checkpoint_every == 0
             if last or due or step % training.log_every == 0:
-                history.add(_finite_rows(pending, folder))
+                rows = _finite_rows(pending, folder)
                 pending.clear()
+                if history is not None:
+                    history.add(rows)
             if last or due:
                 save(step)
             if training.sample_every and (last or step % training.sample_every == 0):
@@ -247,6 +254,13 @@ def _check_encoder(settings: Preset, stage: StageName, dataset: PreparedDataset)
 
 def _from_top(stage: StageName, override: str) -> str:
     return f"{stage}.{override}" if override.startswith(("model.", "training.")) else override
+
+
+def _any(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether ``flag`` is set in any of the processes: they must all stop at the same step."""
+    if accelerator.num_processes == 1:
+        return flag
+    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum") > 0)
 
 
 def _over(deadline: float | None) -> bool:
