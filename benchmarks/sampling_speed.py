@@ -53,11 +53,8 @@ def start_to_picture(model: str, precision: str, runs: int) -> float:
     def once() -> None:
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "satcascade", "sample", CAPTION, "--out", f"{folder}/out"]
-            subprocess.run(
-                [*command, "--model", model, "--precision", precision, "--quiet"],
-                check=True,
-                capture_output=True,
-            )
+            command += ["--model", model, "--precision", precision, "--quiet"]
+            subprocess.run(command, check=True, capture_output=True)
 
     return median_seconds(once, runs)
 

@@ -2,8 +2,8 @@
 
     python benchmarks/scene_accuracy.py prepared/rsicd GENERATED [GENERATED ...]
 
-GENERATED is a folder written by ``satcascade sample --data prepared/rsicd --split test`` (any split). A linear
-probe is fitted on the features of all real training images (standardised; AdamW 1e-2, weight decay 0.5,
+GENERATED is a folder written by ``satcascade sample --data prepared/rsicd --split test`` (any split). A
+linear probe is fitted on the features of all real training images (standardised; AdamW 1e-2, weight decay 0.5,
 label smoothing 0.1, 300 full-batch steps) and asked for the label of each caption's row. Features: 256 px,
 then 224 px (bicubic), (x - 127) / 128, EfficientNet-Lite0, mean over positions.
 
@@ -117,9 +117,8 @@ def main() -> None:
         by_caption[dataset.records[row].captions[0]] = int(labels[row])
     print(f"{'images':40s} {'n':>6s} {'scene accuracy':>15s} {'Frechet':>8s}")
     accuracy = float((answers(real[test]) == labels[test]).double().mean())
-    print(
-        f"{'real test':40s} {len(test):6d} {accuracy:15.3f} {frechet(real[train[::7]][:1093], real[test]):8.1f}"
-    )
+    distance = frechet(real[train[::7]][:1093], real[test])
+    print(f"{'real test':40s} {len(test):6d} {accuracy:15.3f} {distance:8.1f}")
     for folder in arguments.generated:
         # One manifest, or those of the shards that are done.
         manifests = sorted(folder.glob("manifest*.jsonl"))
