@@ -481,6 +481,22 @@ def test_weights_of_another_network_are_refused(tiny_model, tmp_path):
         CascadePipeline.from_pretrained(model)
 
 
+@pytest.mark.parametrize("change", ["missing", "too many"])
+def test_weights_of_another_network_are_refused(change, tiny_model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (path,) = (folder / "unet").glob("*.safetensors")
+    weights = load_file(path)
+    if change == "missing":
+        weights.pop("stem.weight")
+    else:
+        weights["stem.extra"] = torch.zeros(2)
+    save_file(weights, path)
+    with pytest.raises(SatcascadeError, match=r"do not fit its config\.json \(stem\.(weight|extra) is"):
+        CascadePipeline.from_pretrained(folder)
+
+
 def test_a_damaged_index_is_named(tiny_model, tmp_path):
     model = copy_of(tiny_model, tmp_path)
     (model / "model_index.json").write_text('{"_class_name": ')

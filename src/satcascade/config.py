@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, V
 from satcascade.errors import UsageError
 
 Weighting = Literal["edm", "min_snr", "sigmoid", "uniform"]
-Fraction = Field(ge=0.0, le=1.0)
 StageName = Literal["base", "sr"]
 
 
@@ -38,7 +37,7 @@ class CompactModel(_Section):
     head_dim: PositiveInt = 64
     cond_dim: PositiveInt = 384
     text_dim: PositiveInt = 384
-    dropout: float = Fraction
+    dropout: float = Field(0.0, ge=0.0, le=1.0)
     low_res: bool = False
     low_res_resize: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
     sigma_data: PositiveFloat = 0.5

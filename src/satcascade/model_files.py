@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from satcascade.errors import SatcascadeError
 from satcascade.model_names import BUILTIN_NAMES, check_model_name
+
+if TYPE_CHECKING:
+    import torch
 
 MODEL_INDEX = "model_index.json"
 BUILTIN = Path(__file__).parent / "builtin"
@@ -85,6 +88,34 @@ def check_weights(folder: Path) -> None:
             raise SatcascadeError(
                 f"weights file {path} is damaged ({one_line(error)}): copy or download it again"
             ) from error
+
+
+def check_fit(folder: Path, network: torch.nn.Module) -> None:
+    """Refuse weights that are not those of the network that was made of the configuration beside them.
+
+    Without this, what a file lacks would stay at its random start, with no more than a warning.
+
+    Args:
+        folder: with ``config.json`` and safetensors files.
+        network: as loaded from there.
+
+    Raises:
+        SatcascadeError: naming the first parameter that is missing, too many, or of another shape.
+    """
+    from safetensors import safe_open
+
+    stored: dict[str, tuple[int, ...]] = {}
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            stored |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    for name in sorted(stored.keys() | expected.keys()):
+        if stored.get(name) != expected.get(name):
+            found, needed = (shapes.get(name, "missing") for shapes in (stored, expected))
+            raise SatcascadeError(
+                f"weights in {folder} do not fit its config.json ({name} is {found}, expected: {needed}): "
+                "copy or download the model again"
+            )
 
 
 def one_line(error: BaseException) -> str:

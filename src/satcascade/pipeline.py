@@ -27,7 +27,7 @@ from satcascade.devices import pick_device
 from satcascade.diffusion import add_noise, alpha_sigma, guide, to_x0
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.files import is_disk_full, no_space, sha256_of_file
-from satcascade.model_files import check_weights, model_folder, one_line, weight_files
+from satcascade.model_files import check_fit, check_weights, model_folder, one_line, weight_files
 from satcascade.model_names import BUILTIN_NAMES
 from satcascade.models.denoiser import TextCondition, resize_low_res
 from satcascade.precision import autocast, compute_dtype
@@ -160,6 +160,10 @@ class CascadePipeline(DiffusionPipeline):
             raise
         except Exception as error:  # diffusers raises many kinds for files that do not fit together
             raise SatcascadeError(f"model {where} cannot be loaded: {one_line(error)}") from error
+        for part in ("unet", "sr_unet"):
+            # A network may also be handed in by the caller, or be left out.
+            if part not in kwargs and getattr(pipeline, part) is not None:
+                check_fit(folder / part, getattr(pipeline, part))
         pipeline._folder = folder
         pipeline.register_to_config(_name_or_path=where)
         for network in pipeline._networks():
