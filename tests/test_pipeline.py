@@ -482,10 +482,10 @@ def test_weights_of_another_network_are_refused(tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["missing", "too many"])
-def test_weights_of_another_network_are_refused(change, tiny_model, tmp_path):
+def test_weights_that_lack_or_add_a_parameter_are_refused(change, tiny_model, tmp_path):
     from safetensors.torch import load_file, save_file
 
-    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    folder = copy_of(tiny_model, tmp_path)
     (path,) = (folder / "unet").glob("*.safetensors")
     weights = load_file(path)
     if change == "missing":
