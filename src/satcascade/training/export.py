@@ -58,7 +58,10 @@ def assemble(
         sr_unet = sr.model
     pipeline = build_pipeline(settings, base.model, sr_unet, base.encoder_fingerprint)
     if half:
-        pipeline.to(dtype=torch.float16)
+        for network in (pipeline.unet, pipeline.sr_unet):
+            # Not diffusers' own `to`, which warns of modules to be kept in float32 where there are none.
+            if network is not None:
+                nn.Module.to(network, torch.float16)
     pipeline.save_pretrained(str(out))
     return pipeline
 
