@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from satcascade import generation as generation_module
+from satcascade import locks
 from satcascade.captions import Captions, slug
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.generation import (
@@ -304,7 +304,7 @@ def test_a_damaged_description_is_refused(pipeline, tmp_path):
         run(pipeline, tmp_path)
 
 
-@pytest.mark.skipif(generation_module.fcntl is None, reason="needs POSIX locks")
+@pytest.mark.skipif(locks.fcntl is None, reason="needs POSIX locks")
 def test_two_processes_do_not_make_the_same_shard_at_once(pipeline, tmp_path):
     import fcntl
 
