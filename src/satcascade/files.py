@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,31 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``path``; on success it takes the place of ``path``.
+
+    On any exception it is removed and ``path`` is as it was before.
+
+    Raises:
+        SatcascadeError: the disk is full (the original error is its cause).
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        shutil.rmtree(path, ignore_errors=True)
+        aside.rename(path)
+    except Exception as error:
+        if is_disk_full(error):
+            raise no_space(path) from error
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ import satcascade.models.compact_unet  # noqa: F401
 from satcascade.devices import pick_device
 from satcascade.diffusion import add_noise, alpha_sigma, guide, to_x0
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.files import is_disk_full, no_space, sha256_of_file
+from satcascade.files import folder_written_whole, sha256_of_file
 from satcascade.model_files import check_fit, check_weights, model_folder, one_line, weight_files
 from satcascade.model_names import BUILTIN_NAMES
 from satcascade.models.denoiser import TextCondition, resize_low_res
@@ -184,22 +183,11 @@ class CascadePipeline(DiffusionPipeline):
         if target.is_dir() and any(target.iterdir()):
             super().save_pretrained(str(target), **kwargs)
             return
-        aside = target.with_name(f".{target.name}.part")
-        shutil.rmtree(aside, ignore_errors=True)
         # The hub's name for a pushed folder is that of the target.
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", target.name)
-        try:
+        with folder_written_whole(target) as aside:
             super().save_pretrained(str(aside), **kwargs)
-            if target.is_dir():
-                target.rmdir()
-            aside.rename(target)
-        except Exception as error:
-            if is_disk_full(error):
-                raise no_space(target) from error
-            raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
 
     @property
     def text_encoder(self) -> TextEncoder:

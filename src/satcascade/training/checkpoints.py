@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from satcascade.errors import SatcascadeError
-from satcascade.files import is_disk_full, no_space, sha256_of_file, synced_write
+from satcascade.files import folder_written_whole, sha256_of_file, synced_write
 
 _PREFIX = "step-"
 _STATE = "state.json"
@@ -69,24 +69,13 @@ class CheckpointFolder:
             SatcascadeError: the disk is full; the earlier checkpoints are untouched.
         """
         final = self.folder(checkpoint.step)
-        aside = self.path / f".{final.name}.part"
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            aside.mkdir(parents=True)
+        with folder_written_whole(final) as aside:
             for name in WEIGHTS:
                 tensors = {key: value.contiguous() for key, value in getattr(checkpoint, name).items()}
                 synced_write(aside / f"{name}.safetensors", save(tensors))
             hashes = {name: sha256_of_file(aside / f"{name}.safetensors") for name in WEIGHTS}
             state = json.dumps({"step": checkpoint.step, "sha256": hashes}, indent=1)
             synced_write(aside / _STATE, state.encode())
-            shutil.rmtree(final, ignore_errors=True)
-            aside.rename(final)
-        except OSError as error:
-            if is_disk_full(error):
-                raise no_space(final) from error
-            raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.folder(old))
         return final
