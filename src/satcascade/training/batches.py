@@ -74,8 +74,8 @@ class BatchSource:
         processes: how many share each batch.
 
     Raises:
-        UsageError: the split is missing or holds less than one batch, or the prepared images or the crop do
-            not fit the stage's size.
+        UsageError: the split is missing or empty, the prepared images or the crop do not fit the stage's
+            size, or super-resolution has no noise levels for its input.
     """
 
     def __init__(
@@ -103,6 +103,8 @@ class BatchSource:
             raise UsageError(
                 f"training.crop of {training.crop} px is larger than the stage's {image_size} px"
             )
+        if low_res_resize is not None and training.low_res_noise is None:
+            raise UsageError("training.low_res_noise must be set for a super-resolution stage")
         if len(self.rows) < 1:
             raise UsageError(f"split '{split}' of the prepared set holds no images")
 
@@ -146,8 +148,7 @@ class BatchSource:
         if not low_res:
             return batch
         levels = training.low_res_noise
-        if levels is None:
-            raise UsageError("training.low_res_noise must be set for a super-resolution stage")
+        assert levels is not None
         share = torch.rand(size, generator=chance)
         return Batch(
             **vars(batch)

@@ -96,8 +96,11 @@ def train(
         accelerator.process_index,
         accelerator.num_processes,
     )
-    origin = None if init_from is None else trained_stage(init_from, stage).model.state_dict()
     out = Path(out)
+    folder = CheckpointFolder(out, training.keep_checkpoints)
+    origin = None
+    if init_from is not None and not folder.steps():
+        origin = trained_stage(init_from, stage).model.state_dict()
     if accelerator.is_main_process:
         open_run(out, stage, settings, split, dataset, init_from)
 
@@ -108,7 +111,6 @@ def train(
     model.to(accelerator.device, memory_format=torch.channels_last)
     optimizers = make_optimizers(model, training)
     average = WeightAverage(model, training.ema_half_life)
-    folder = CheckpointFolder(out, training.keep_checkpoints)
     start = _resume(folder, model, average, optimizers)
     if start >= training.steps:
         return folder.folder(start)
@@ -131,7 +133,6 @@ def train(
 
     grid = SampleGrid(settings, stage, dataset)
     pending: list[tuple[int, Tensor, Tensor, float]] = []
-    step = start
     # Only one process writes to the folder.
     taken = f"another process is training in {out}: wait for it or end it"
     writes = accelerator.is_main_process
