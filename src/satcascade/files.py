@@ -27,15 +27,12 @@ def written_whole(path: Path) -> Iterator[Path]:
     # A fixed name: what a killed process leaves behind is overwritten by the next attempt.
     aside = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except Exception as error:
-        if is_disk_full(error):
-            raise no_space(path) from error
-        raise
+        with full_disk_refused(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield aside
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -53,31 +50,37 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     aside = path.with_name(f".{path.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
-        yield aside
-        shutil.rmtree(path, ignore_errors=True)
-        aside.rename(path)
-    except Exception as error:
-        if is_disk_full(error):
-            raise no_space(path) from error
-        raise
+        with full_disk_refused(path):
+            aside.mkdir(parents=True)
+            yield aside
+            shutil.rmtree(path, ignore_errors=True)
+            aside.rename(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether ``error`` says that the disk (or the user's quota) is full."""
+@contextmanager
+def full_disk_refused(path: Path) -> Iterator[None]:
+    """Turn a full disk (or a used-up quota) while writing ``path`` into a one-line refusal.
+
+    Raises:
+        SatcascadeError: the disk is full (the original error is its cause). Other errors pass unchanged.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_disk_full(error):
+            raise
+        raise SatcascadeError(
+            f"no space left on the device for {path}: free some space and run the same command again"
+        ) from error
+
+
+def _is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     # safetensors and torch.save report the system's error inside one of their own.
     return "No space left on device" in str(error) or "PytorchStreamWriter failed" in str(error)
-
-
-def no_space(path: Path) -> SatcascadeError:
-    """The refusal for a full disk while writing ``path``."""
-    return SatcascadeError(
-        f"no space left on the device for {path}: free some space and run the same command again"
-    )
 
 
 def sha256_of_file(path: Path) -> str:

@@ -46,7 +46,7 @@ from satcascade.data.sources.sample import (
     split_counts,
 )
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.files import is_disk_full, no_space, sha256_of_file, written_whole
+from satcascade.files import full_disk_refused, sha256_of_file, written_whole
 from satcascade.text import CaptionTruncatedWarning, TextEncoder, load_text_encoder
 
 # All files are made in this folder inside OUT; it stands until the manifest does, so that what a killed
@@ -374,8 +374,9 @@ def _workplace(out: Path) -> Iterator[Path]:
     created = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        yield work
+        with full_disk_refused(out):
+            work.mkdir(parents=True)
+            yield work
     except BaseException as error:
         shutil.rmtree(work, ignore_errors=True)
         # What cannot be removed must not hide the error that brought us here.
@@ -384,8 +385,6 @@ def _workplace(out: Path) -> Iterator[Path]:
                 (out / name).unlink(missing_ok=True)
             for folder in filter(Path.is_dir, created):
                 folder.rmdir()
-        if is_disk_full(error):
-            raise no_space(out) from error
         if isinstance(error, OSError):
             raise SatcascadeError(f"{out} cannot be written to ({error.strerror or error})") from error
         raise
