@@ -267,7 +267,6 @@ def test_bfloat16_weights_and_autocast_stay_close():
     with torch.autocast("cpu", torch.bfloat16):
         mixed = predict(unet)
     pure = predict(unet.to(torch.bfloat16))
-    print(error(mixed, expected), error(pure, expected))
     assert mixed.dtype == pure.dtype == torch.float32
     assert error(mixed, expected) < 0.10
     # Here the frequencies of the noise level are rounded too.
