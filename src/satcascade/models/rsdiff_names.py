@@ -131,8 +131,9 @@ def from_imagen_names(state_dict: Mapping[str, Tensor], config: Mapping[str, Any
         SatcascadeError: names are missing, too many, or of other shapes than ``config`` asks for.
     """
     shapes = _skeleton(config)
-    _check(state_dict, {_to_imagen(name): shape for name, shape in shapes.items()}, "imagen-pytorch")
-    return {name: state_dict[_to_imagen(name)] for name in shapes}
+    theirs = {name: _to_imagen(name) for name in shapes}
+    _check(state_dict, {theirs[name]: shape for name, shape in shapes.items()}, "imagen-pytorch")
+    return {name: state_dict[theirs[name]] for name in shapes}
 
 
 def to_imagen_names(state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -379,7 +379,7 @@ class _GainNorm(nn.LayerNorm):
     """Layer normalisation with a gain and no bias.
 
     On a CPU in float32 it is written out, like small attention below: networks with random weights amplify
-    rounding a thousandfold, and the fused kernels round otherwise than the library whose outputs these
+    rounding hundreds of times, and the fused kernels round otherwise than the library whose outputs these
     weights' are compared with.
     """
 
