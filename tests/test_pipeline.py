@@ -16,10 +16,12 @@ from diffusers import DiffusionPipeline
 
 from satcascade import model_files
 from satcascade import pipeline as pipeline_module
-from satcascade.diffusion import add_noise, alpha_sigma, guide, to_epsilon, to_x0
+from satcascade.diffusion import add_noise, alpha_sigma, dynamic_threshold, guide, to_epsilon, to_x0
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.models.denoiser import resize_low_res
+from satcascade.models.rsdiff_unet import RSDiffUNet
 from satcascade.pipeline import CascadePipeline, TextEncoderWarning, load_pipeline
+from satcascade.rsdiff_scheduler import RSDiffScheduler
 from satcascade.schedulers import log_snr_at, make_scheduler, swap_scheduler
 from satcascade.solvers import SOLVERS
 from tiny_cascade import fill, tiny_pipeline, tiny_unet
@@ -198,6 +200,71 @@ def test_epsilon_predictions_are_clipped_and_guided_alike():
         torch.testing.assert_close(
             alpha * expected + sigma * to_epsilon(clipped, x_t, log_snr, kind), x_t, atol=1e-5, rtol=0
         )
+
+
+# RSDiff's networks
+
+
+def rsdiff_pipeline(text_encoder: str, **changes: object) -> CascadePipeline:
+    layout = {"width": 8, "width_multipliers": [1, 2], "blocks": 1, "heads": 2, "head_dim": 4, "cond_dim": 8}
+    layout |= {"self_attention": False, "cross_attention": [False, True], "text_dim": 16}
+    networks = {}
+    for name, more in (("unet", {"sample_size": 16}), ("sr_unet", {"sample_size": 32, "low_res": True})):
+        torch.manual_seed(len(networks))
+        networks[name] = RSDiffUNet(**layout, **more).eval()
+        torch.nn.init.normal_(networks[name].out.weight, std=0.1)
+    options = {"scheduler": RSDiffScheduler(), "sr_scheduler": None, "clip_x0": "dynamic", **networks}
+    return tiny_pipeline(text_encoder, **options, **changes)
+
+
+def test_rsdiff_networks_are_sampled_by_every_scheduler(tiny_text_encoder):
+    pipeline = rsdiff_pipeline(tiny_text_encoder)
+    made = {}
+    for name in SOLVERS:
+        pipeline.scheduler = swap_scheduler(pipeline.scheduler, name)
+        pipeline.sr_scheduler = swap_scheduler(pipeline.sr_scheduler, name)
+        steps = {"num_inference_steps": 10, "sr_num_inference_steps": 10}
+        made[name] = images(pipeline, "a pond", [1], guidance_scale=3.0, **steps)
+        assert made[name].isfinite().all()
+        assert made[name].std() > 0.05
+    # Euler's method in sigma is DDIM (Song et al. 2021, section 4.3).
+    torch.testing.assert_close(made["euler"], made["ddim"], atol=0.01, rtol=0)
+    assert (made["rsdiff"] - made["ddim"]).abs().max() > 0.1
+
+
+def test_rsdiff_pipeline_survives_saving_and_its_images_do_not_depend_on_their_batch(
+    tiny_text_encoder, tmp_path
+):
+    pipeline = rsdiff_pipeline(tiny_text_encoder)
+    expected = images(pipeline)
+    pipeline.save_pretrained(tmp_path / "model")
+    again = load_pipeline(tmp_path / "model", device="cpu")
+    again.set_progress_bar_config(disable=True)
+    assert type(again.scheduler) is type(again.sr_scheduler) is RSDiffScheduler
+    assert again.config.clip_x0 == "dynamic"
+    same = partial(torch.testing.assert_close, atol=0.5 / 255, rtol=0)
+    same(images(again), expected)
+    same(torch.cat([images(again, [CAPTIONS[row]], [row + 1]) for row in range(3)]), expected)
+
+
+def test_dynamic_thresholding_serves_every_solver_and_is_left_to_rsdiffs_own(tiny_text_encoder):
+    images_of = {}
+    for clip_x0 in (True, False, "dynamic"):
+        pipeline = rsdiff_pipeline(tiny_text_encoder)
+        pipeline.register_to_config(clip_x0=clip_x0)
+        own = images(pipeline, guidance_scale=8.0)
+        pipeline.scheduler = swap_scheduler(pipeline.scheduler, "ddim")
+        images_of[clip_x0] = images(pipeline, guidance_scale=8.0, stop_at="base"), own
+    assert torch.equal(images_of[True][1], images_of["dynamic"][1])
+    assert torch.equal(images_of[False][1], images_of["dynamic"][1])
+    assert (images_of[True][0] - images_of["dynamic"][0]).abs().max() > 0.05
+    prediction, x_t = torch.randn(2, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    log_snr = torch.tensor([-4.0, 1.0])
+    clipped = pipeline_module._clip_x0(prediction, x_t, log_snr, "epsilon", dynamic=True)
+    expected = dynamic_threshold(to_x0(prediction, x_t, log_snr, "epsilon"))
+    torch.testing.assert_close(to_x0(clipped, x_t, log_snr, "epsilon"), expected, atol=1e-4, rtol=0)
+    with pytest.raises(UsageError, match="unknown clip_x0 'static'"):
+        CascadePipeline(pipeline.unet, pipeline.scheduler, clip_x0="static")
 
 
 # What an image depends on

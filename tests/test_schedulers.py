@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +12,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
-from satcascade.diffusion import add_noise, alpha_sigma, shifted_cosine_log_snr
+from satcascade.diffusion import (
+    add_noise,
+    alpha_sigma,
+    cosine_log_snr,
+    dynamic_threshold,
+    shifted_cosine_log_snr,
+    trained_betas,
+)
 from satcascade.errors import UsageError
+from satcascade.rsdiff_scheduler import RSDiffScheduler
 from satcascade.schedulers import (
     check_scheduler,
     log_snr_at,
@@ -21,14 +31,13 @@ from satcascade.schedulers import (
     set_steps,
     step_log_snrs,
     swap_scheduler,
-    trained_betas,
 )
 from satcascade.solvers import SOLVERS
 
 # diffusers calls NumPy in ways that NumPy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
-STOCHASTIC = {"dpm++sde", "ddpm", "euler-a"}
+STOCHASTIC = {"dpm++sde", "ddpm", "euler-a", "rsdiff"}
 X0 = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(5)) * 2 - 1
 SHARED = make_scheduler()
 FIRST_NOISE = torch.randn(X0.shape, generator=torch.Generator().manual_seed(6))
@@ -63,7 +72,7 @@ def test_betas_reproduce_the_curve_they_were_made_from(shift, low, high, timeste
 @pytest.mark.parametrize("curve", [lambda t: t, lambda t: -torch.log(t), lambda t: torch.zeros_like(t)])
 def test_a_curve_that_does_not_fall_or_is_infinite_is_refused(curve):
     with pytest.raises(ValueError, match="finite and fall"):
-        trained_betas(curve)
+        trained_betas(curve, 100)
 
 
 @pytest.mark.parametrize("steps", [1, 4, 25])
@@ -71,9 +80,11 @@ def test_a_curve_that_does_not_fall_or_is_infinite_is_refused(curve):
 def test_every_sampler_goes_from_pure_noise_to_the_clean_image(name, steps):
     scheduler = make_scheduler(name)
     result = run_with_perfect_network(scheduler, steps)
-    assert step_log_snrs(scheduler)[0] == pytest.approx(-12, abs=0.01)
-    # DEIS ends at the lowest noise of the table, a quarter of a grey level, instead of at none.
-    torch.testing.assert_close(result, X0, atol=0.012 if name == "deis" else 1e-4, rtol=0)
+    first = -33.9 if name == "rsdiff" else -12
+    assert step_log_snrs(scheduler)[0] == pytest.approx(first, abs=0.01)
+    # DEIS ends at the lowest noise of its table, RSDiff's sampler at that of its curve, instead of at none.
+    atol = {"deis": 0.012, "rsdiff": 0.012}.get(name, 1e-4)
+    torch.testing.assert_close(result, X0, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
@@ -144,6 +155,112 @@ def test_schedule_survives_saving(tmp_path: Path):
     assert torch.equal(again.alphas_cumprod, scheduler.alphas_cumprod)
     assert again.config.prediction_type == "epsilon"
     assert torch.equal(set_steps(again, 9), set_steps(scheduler, 9))
+
+
+# RSDiff's own sampler
+
+
+def test_rsdiff_visits_the_times_of_its_curve():
+    scheduler = RSDiffScheduler()
+    for steps in (1, 7, 1000, 999):
+        levels = set_steps(scheduler, steps)
+        assert torch.equal(levels, cosine_log_snr(torch.linspace(1, 0, steps + 1))[:-1])
+        assert levels.isfinite().all()
+    # 999 steps meet every entry of the table but the first.
+    torch.testing.assert_close(log_snr_at(scheduler, scheduler.timesteps), levels, atol=0.005, rtol=0)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_other_samplers_take_over_rsdiffs_schedule_and_give_it_back(name, caplog):
+    scheduler = RSDiffScheduler()
+    swapped = swap_scheduler(scheduler, name)
+    table = torch.logit(swapped.alphas_cumprod.double())
+    # The same cosine, from log-SNR -12: both its ends, and the levels between them.
+    times = torch.linspace(0, 1, 1000, dtype=torch.float64)
+    if name != "rsdiff":
+        start = math.atan(math.exp(6)) * 2 / math.pi * 1.008 - 0.008
+        torch.testing.assert_close(table, cosine_log_snr(times * start), atol=1e-3, rtol=0)
+        assert swapped.config.timestep_spacing == "trailing"
+        plain = type(swapped).from_config(scheduler.config)
+        assert torch.equal(plain.alphas_cumprod, swapped.alphas_cumprod)
+    check_scheduler(swapped, "epsilon")
+    back = swap_scheduler(swapped, "rsdiff")
+    assert torch.equal(set_steps(back, 50), set_steps(scheduler, 50))
+    again = swap_scheduler(back, "ddim")
+    assert torch.equal(again.alphas_cumprod, swap_scheduler(scheduler, "ddim").alphas_cumprod)
+    assert "not expected" not in caplog.text
+
+
+def test_rsdiff_keeps_a_foreign_table_for_the_sampler_after_it():
+    made = make_scheduler("ddim", shift=-1.0)
+    back = swap_scheduler(swap_scheduler(made, "rsdiff"), "ddim")
+    assert torch.equal(back.alphas_cumprod, made.alphas_cumprod)
+    assert back.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize("trained_betas", [None, [0.1] * 1000])
+def test_rsdiff_survives_saving(tmp_path: Path, trained_betas):
+    scheduler = RSDiffScheduler(trained_betas=trained_betas)
+    scheduler.save_pretrained(tmp_path)
+    again = RSDiffScheduler.from_pretrained(tmp_path)
+    assert again.config.trained_betas == scheduler.config.trained_betas
+    assert torch.equal(set_steps(again, 5), set_steps(scheduler, 5))
+
+
+def test_rsdiff_thresholds_draws_for_each_image_and_ends_without_noise():
+    scheduler = RSDiffScheduler()
+    levels = set_steps(scheduler, 4)
+    alpha, sigma = alpha_sigma(levels[2])
+    x_t = alpha * X0 + sigma * FIRST_NOISE
+    far = (x_t - alpha * 3 * X0) / sigma
+
+    def step(index: int, seeds: tuple[int, ...], rows: slice = slice(None)):
+        set_steps(scheduler, 4)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return scheduler.step(far[rows], scheduler.timesteps[index], x_t[rows], generator=generators)
+
+    found = step(2, (1, 2))
+    expected = dynamic_threshold(3 * X0)
+    torch.testing.assert_close(found.pred_original_sample, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(step(2, (2,), slice(1, 2)).prev_sample, found.prev_sample[1:])
+    assert not torch.allclose(step(2, (1, 3)).prev_sample[1], found.prev_sample[1])
+    assert torch.equal(step(3, (1, 2)).prev_sample, step(3, (3, 4)).prev_sample)
+
+
+def sample_gaussian(name: str, steps: int, mean: float = 0.1, std: float = 0.2) -> tuple[Tensor, Tensor]:
+    """First noise and sample, with the exact prediction for data whose pixels are normal."""
+    scheduler = swap_scheduler(RSDiffScheduler(), name)
+    log_snrs = set_steps(scheduler, steps)
+    stochastic = "generator" in inspect.signature(scheduler.step).parameters
+    options = {"generator": torch.Generator().manual_seed(7)} if stochastic else {}
+    noise = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(6))
+    x = noise * scheduler.init_noise_sigma
+    for timestep, log_snr in zip(scheduler.timesteps, log_snrs, strict=True):
+        x_t = scheduler.scale_model_input(x, timestep)
+        alpha, sigma = alpha_sigma(log_snr)
+        epsilon = sigma * (x_t - alpha * mean) / (alpha**2 * std**2 + sigma**2)
+        x = scheduler.step(epsilon, timestep, x, **options).prev_sample
+    return noise, x
+
+
+@pytest.mark.parametrize("name", sorted(SOLVERS.keys() - STOCHASTIC))
+def test_solvers_on_rsdiffs_schedule_end_where_its_exact_path_does(name):
+    errors = []
+    for steps in (10, 250):
+        noise, found = sample_gaussian(name, steps)
+        errors.append(float((found - (0.1 + 0.2 * noise)).square().mean().sqrt()) / 0.2)
+    # DEIS stops short of the last bit of noise.
+    assert errors[1] < (0.03 if name in ("deis", "euler", "ddim") else 0.01)
+    assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("name", sorted(STOCHASTIC))
+def test_samplers_that_draw_noise_end_in_the_distribution_of_the_data(name):
+    noise, found = sample_gaussian(name, 250)
+    assert float(found.mean()) == pytest.approx(0.1, abs=0.01)
+    assert float(found.std()) == pytest.approx(0.2, abs=0.01)
+    # Fresh noise has replaced the first.
+    assert abs(float(torch.corrcoef(torch.stack([noise.flatten(), found.flatten()]))[0, 1])) < 0.1
 
 
 def test_epsilon_networks_are_served_too():

@@ -8,6 +8,7 @@ sigma^2 = sigmoid(-lambda) (Kingma et al. 2021, "Variational diffusion models").
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -60,6 +61,30 @@ def normal_log_snr(u: Tensor, mean: float, std: float) -> Tensor:
     return mean + std * torch.special.ndtri(u.double().clamp(1e-6, 1 - 1e-6)).to(u.dtype)
 
 
+def trained_betas(schedule: Callable[[Tensor], Tensor], timesteps: int) -> list[float]:
+    """The betas whose cumulative product follows a log-SNR curve: a table for discrete schedulers.
+
+    Args:
+        schedule: log-SNR of t in [0, 1], falling, finite at both ends; takes and returns a tensor.
+        timesteps: T, the length of the table.
+
+    Returns:
+        T numbers in (0, 1) with prod_{j <= k} (1 - beta_j) = sigmoid(schedule(k / (T - 1))).
+
+    Raises:
+        ValueError: the curve does not fall, or is not finite.
+    """
+    log_snr = schedule(torch.linspace(0, 1, timesteps, dtype=torch.float64)).double()
+    if not torch.isfinite(log_snr).all() or (log_snr.diff() >= 0).any():
+        raise ValueError("a noise schedule must be finite and fall from t = 0 to t = 1")
+    alphas_cumprod = torch.sigmoid(log_snr)
+    # 1 - a/b written as (b - a)/b from the complements: exact where both are close to 1.
+    complement = torch.sigmoid(-log_snr)
+    later = complement.diff() / alphas_cumprod[:-1]
+    # More digits than matter would only lengthen the JSON.
+    return [float(f"{beta:.12g}") for beta in torch.cat([complement[:1], later]).tolist()]
+
+
 def to_x0(prediction: Tensor, x_t: Tensor, log_snr: Tensor, kind: Prediction) -> Tensor:
     """The clean image that a network's prediction at ``x_t`` amounts to.
 
@@ -104,6 +129,20 @@ def training_target(x0: Tensor, noise: Tensor, log_snr: Tensor, kind: Prediction
     if kind == "sample":
         return x0
     raise ValueError(f"unknown prediction type '{kind}'")
+
+
+def posterior(x_t: Tensor, x0: Tensor, log_snr: Tensor, next_log_snr: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of x_s given x_t and x_0, at the higher log-SNR of s.
+
+    With c = 1 - SNR_t / SNR_s: mean alpha_s ((1 - c) x_t / alpha_t + c x_0), variance c sigma_s^2 (Ho et al.
+    2020, eq. 7; Kingma et al. 2021, eq. 25 ff.). The deviation is (B, 1, 1, 1).
+    """
+    alpha, _ = alpha_sigma(log_snr)
+    next_alpha, next_sigma = alpha_sigma(next_log_snr)
+    log_ratio = (log_snr - next_log_snr).float().reshape(-1, 1, 1, 1)
+    c = -torch.expm1(log_ratio)
+    mean = next_alpha * (torch.exp(log_ratio) / alpha * x_t + c * x0)
+    return mean, next_sigma * c.sqrt()
 
 
 def loss_weight(

@@ -8,7 +8,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,19 +17,22 @@ import PIL.Image
 import torch
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from diffusers.utils import BaseOutput, is_accelerate_available, logging
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-# Imported for its name: model_index.json refers to the network by module, and diffusers looks for that
+# Imported for their names: model_index.json refers to a network by module, and diffusers looks for that
 # module among those already imported.
-import satcascade.models.compact_unet  # noqa: F401
+import satcascade.models.compact_unet
+import satcascade.models.rsdiff_unet  # noqa: F401
 from satcascade.devices import pick_device
-from satcascade.diffusion import add_noise, alpha_sigma, guide, to_x0
+from satcascade.diffusion import add_noise, alpha_sigma, dynamic_threshold, guide, to_x0
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.files import folder_written_whole, sha256_of_file
 from satcascade.model_files import check_fit, check_weights, model_folder, one_line, weight_files
 from satcascade.model_names import BUILTIN_NAMES
 from satcascade.models.denoiser import TextCondition, resize_low_res
 from satcascade.precision import autocast, compute_dtype
+from satcascade.rsdiff_scheduler import RSDiffScheduler
 from satcascade.schedulers import check_scheduler, set_steps, swap_scheduler
 from satcascade.text import TextEmbeddings, TextEncoder, load_text_encoder
 
@@ -76,8 +79,10 @@ class CascadePipeline(DiffusionPipeline):
         projected_guidance: drop the part of the guidance parallel to the conditional prediction.
         guidance_interval: log-SNR range (lowest, highest) in which guidance applies (Kynkaanniemi et al.
             2024); outside of it only the conditional branch is computed. None is everywhere.
-        clip_x0: clamp the estimate of the clean image to [-1, 1] at every step, whichever the scheduler.
-            Turn it off where the scheduler's own (dynamic) thresholding is on.
+        clip_x0: clamp the estimate of the clean image to [-1, 1] at every step, whichever the scheduler;
+            ``dynamic`` clamps to its 95th percentile and rescales instead (dynamic thresholding, Saharia et
+            al. 2022). Not applied with :class:`satcascade.rsdiff_scheduler.RSDiffScheduler`, which does the
+            latter itself; turn it off where another scheduler's own thresholding is on.
     """
 
     model_cpu_offload_seq = "unet->sr_unet"
@@ -103,9 +108,11 @@ class CascadePipeline(DiffusionPipeline):
         low_res_log_snr: float = 3.0,
         projected_guidance: bool = False,
         guidance_interval: tuple[float, float] | list[float] | None = None,
-        clip_x0: bool = True,
+        clip_x0: bool | str = True,
     ):
         super().__init__()
+        if clip_x0 not in (True, False, "dynamic"):
+            raise UsageError(f"unknown clip_x0 '{clip_x0}': choose one of true, false, dynamic")
         if sr_unet is not None and sr_scheduler is None:
             sr_scheduler = type(scheduler).from_config(scheduler.config)
         self.register_modules(
@@ -427,7 +434,9 @@ class CascadePipeline(DiffusionPipeline):
         low, high = self.config.guidance_interval or (-torch.inf, torch.inf)
         guided = [guidance != 1 and low <= level <= high for level in log_snrs.tolist()]
         takes_generator = "generator" in inspect.signature(scheduler.step).parameters
-        return _Plan(stage, unet, scheduler, guidance, log_snrs.tolist(), guided, takes_generator)
+        # At RSDiff's first step, alpha is 4e-8: there a clean image would not survive as a prediction.
+        clip_x0 = False if isinstance(scheduler, RSDiffScheduler) else self.config.clip_x0
+        return _Plan(stage, unet, scheduler, guidance, log_snrs.tolist(), guided, takes_generator, clip_x0)
 
     def _sample(
         self,
@@ -440,17 +449,17 @@ class CascadePipeline(DiffusionPipeline):
         """Run one stage: images (B, 3, S, S) in [-1, 1]; ``base`` are the images it starts from, if any."""
         unet, scheduler, config = plan.unet, plan.scheduler, self.config
         device, count, size = self._execution_device, len(text), unet.config.sample_size
-        shape = (3, size, size)
+        draw = partial(randn_tensor, (count, 3, size, size), generator=generators, device=device)
         step_options: dict[str, Any] = {"generator": generators} if plan.takes_generator else {}
 
         low_res = low_res_log_snr = None
         if base is None:
-            x = _noise(generators, shape, device)
+            x = draw()
         else:
             low_res_log_snr = torch.full((count,), config.low_res_log_snr, device=device)
             resized = resize_low_res(base, size, unet.config.low_res_resize)
-            low_res = add_noise(resized, _noise(generators, shape, device), low_res_log_snr)
-            x = _noise(generators, shape, device)
+            low_res = add_noise(resized, draw(), low_res_log_snr)
+            x = draw()
         x = x * scheduler.init_noise_sigma
 
         # One context for the whole stage: it keeps the weights it has cast. The solver's state stays float32.
@@ -465,8 +474,9 @@ class CascadePipeline(DiffusionPipeline):
                     prediction = guide(conditional, unconditional, plan.guidance, config.projected_guidance)
                 else:
                     prediction = unet(x_t, log_snr, **condition.captioned()).float()
-                if config.clip_x0:
-                    prediction = _clip_x0(prediction, x_t, log_snr, unet.config.prediction_type)
+                if plan.clip_x0:
+                    dynamic = plan.clip_x0 == "dynamic"
+                    prediction = _clip_x0(prediction, x_t, log_snr, unet.config.prediction_type, dynamic)
                 x = scheduler.step(prediction, timestep, x, return_dict=False, **step_options)[0]
                 x = on_step(plan, step, x)
         if not torch.isfinite(x).all():
@@ -528,6 +538,7 @@ class _Plan:
         log_snrs: noise level of each network call.
         guided: for each call, whether both branches are computed.
         takes_generator: whether the scheduler draws noise.
+        clip_x0: how the pipeline bounds the estimate of the clean image.
     """
 
     stage: Literal["base", "sr"]
@@ -537,6 +548,7 @@ class _Plan:
     log_snrs: list[float]
     guided: list[bool]
     takes_generator: bool
+    clip_x0: bool | Literal["dynamic"]
 
     @property
     def calls(self) -> int:
@@ -614,15 +626,11 @@ def _generators(
     return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
 
 
-def _noise(generators: list[torch.Generator], shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Standard normal (B, *shape), row i from generator i alone."""
-    return torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators]).to(device)
-
-
-def _clip_x0(prediction: Tensor, x_t: Tensor, log_snr: Tensor, kind: Any) -> Tensor:
-    """The prediction whose clean image is that of ``prediction`` clamped to [-1, 1]."""
+def _clip_x0(prediction: Tensor, x_t: Tensor, log_snr: Tensor, kind: Any, dynamic: bool = False) -> Tensor:
+    """The prediction whose clean image is that of ``prediction``, brought to [-1, 1]."""
     alpha, sigma = alpha_sigma(log_snr)
-    x0 = to_x0(prediction, x_t, log_snr, kind).clamp(-1, 1)
+    x0 = to_x0(prediction, x_t, log_snr, kind)
+    x0 = dynamic_threshold(x0) if dynamic else x0.clamp(-1, 1)
     if kind == "epsilon":
         return (x_t - alpha * x0) / sigma
     if kind == "v_prediction":

@@ -2,15 +2,15 @@
 
 The networks are told a log-SNR, lambda; ``diffusers`` counts timesteps 0 ... T-1 on a table of betas. A
 log-SNR curve over t in [0, 1] becomes such a table by fixing alpha_bar_k = sigmoid(lambda(k / (T - 1)))
-(:func:`trained_betas`), and every timestep of a scheduler is turned back into the log-SNR that its table
-has there (:func:`log_snr_at`, :func:`step_log_snrs`). Schedulers that work on sigma = sqrt((1 - alpha_bar)
-/ alpha_bar) scale the network's input down to the same variance-preserving process themselves.
+(:func:`satcascade.diffusion.trained_betas`), and every timestep of a scheduler is turned back into the
+log-SNR that its table has there (:func:`log_snr_at`, :func:`step_log_snrs`). Schedulers that work on sigma
+= sqrt((1 - alpha_bar) / alpha_bar) scale the network's input down to the same variance-preserving process
+themselves.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,35 +19,12 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from satcascade.diffusion import shifted_cosine_log_snr
+from satcascade.diffusion import shifted_cosine_log_snr, trained_betas
 from satcascade.errors import UsageError
-from satcascade.solvers import SOLVERS, check_solver
+from satcascade.rsdiff_scheduler import RSDiffScheduler
+from satcascade.solvers import SOLVERS, Solver, check_solver
 
 TRAIN_TIMESTEPS = 1000
-
-
-def trained_betas(schedule: Callable[[Tensor], Tensor], timesteps: int = TRAIN_TIMESTEPS) -> list[float]:
-    """The betas whose cumulative product follows a log-SNR curve.
-
-    Args:
-        schedule: log-SNR of t in [0, 1], falling, finite at both ends; takes and returns a tensor.
-        timesteps: T, the length of the table.
-
-    Returns:
-        T numbers in (0, 1) with prod_{j <= k} (1 - beta_j) = sigmoid(schedule(k / (T - 1))).
-
-    Raises:
-        ValueError: the curve does not fall, or is not finite.
-    """
-    log_snr = schedule(torch.linspace(0, 1, timesteps, dtype=torch.float64)).double()
-    if not torch.isfinite(log_snr).all() or (log_snr.diff() >= 0).any():
-        raise ValueError("a noise schedule must be finite and fall from t = 0 to t = 1")
-    alphas_cumprod = torch.sigmoid(log_snr)
-    # 1 - a/b written as (b - a)/b from the complements: exact where both are close to 1.
-    complement = torch.sigmoid(-log_snr)
-    later = complement.diff() / alphas_cumprod[:-1]
-    # More digits than matter would only lengthen the JSON.
-    return [float(f"{beta:.12g}") for beta in torch.cat([complement[:1], later]).tolist()]
 
 
 def make_scheduler(
@@ -76,12 +53,13 @@ def make_scheduler(
         UsageError: unknown name.
     """
     solver = SOLVERS[check_solver(name)]
-    family = getattr(diffusers, solver.scheduler)
+    family = _family(solver)
+    curve = partial(shifted_cosine_log_snr, shift=shift, low=low, high=high)
     # The pipeline clips predictions for every scheduler alike.
     clipping = {"clip_sample": False} if name in ("ddpm", "ddim") else {}
     return family(
         num_train_timesteps=TRAIN_TIMESTEPS,
-        trained_betas=trained_betas(partial(shifted_cosine_log_snr, shift=shift, low=low, high=high)),
+        trained_betas=trained_betas(curve, TRAIN_TIMESTEPS),
         prediction_type=prediction_type,
         timestep_spacing="trailing",
         **{**clipping, **solver.options, **options},
@@ -99,7 +77,7 @@ def swap_scheduler(current: Any, name: str) -> Any:
         UsageError: unknown name.
     """
     solver = SOLVERS[check_solver(name)]
-    family = getattr(diffusers, solver.scheduler)
+    family = _family(solver)
     clipping = {"clip_sample": current.config.get("clip_sample", False)} if name in ("ddpm", "ddim") else {}
     return family.from_config(current.config, **clipping, **solver.options)
 
@@ -184,8 +162,12 @@ def set_steps(scheduler: SchedulerMixin, steps: int, device: torch.device | str 
     return step_log_snrs(scheduler)
 
 
+def _family(solver: Solver) -> Any:
+    return RSDiffScheduler if solver.scheduler == "RSDiffScheduler" else getattr(diffusers, solver.scheduler)
+
+
 def _log_snr_table(scheduler: Any) -> Tensor:
-    # A table rescaled to zero terminal SNR ends at alpha_bar = 0.
-    smallest = math.exp(-30)
+    # A table rescaled to zero terminal SNR ends at alpha_bar = 0; RSDiff's own ends at log-SNR -34.
+    smallest = math.exp(-40)
     alphas_cumprod = scheduler.alphas_cumprod.cpu().double().clamp(smallest, 1 - 1e-9)
     return torch.logit(alphas_cumprod)

@@ -14,7 +14,7 @@ class Solver:
     """One sampler.
 
     Attributes:
-        scheduler: name of its class in ``diffusers``.
+        scheduler: name of its class, in ``diffusers`` but for RSDiff's.
         about: one line for help texts.
         options: what it needs beyond the noise schedule; also when another scheduler is turned into it.
     """
@@ -68,6 +68,7 @@ SOLVERS: Mapping[str, Solver] = {
         "EulerAncestralDiscreteScheduler", "Euler with fresh noise at every step: 30 steps and more"
     ),
     "heun": Solver("HeunDiscreteScheduler", "Heun: 15 to 30 steps, each costs two network calls"),
+    "rsdiff": Solver("RSDiffScheduler", "RSDiff's own ancestral sampler, on its own schedule: 1,000 steps"),
 }
 
 
