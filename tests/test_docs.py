@@ -131,7 +131,8 @@ def configuration_keys(heading: str) -> dict[str, str]:
     ("heading", "models"),
     [
         ("From the top:", [config.Preset]),
-        ("## model", [config.CompactModel]),
+        ("## model: compact", [config.CompactModel]),
+        ("## model: rsdiff", [config.RSDiffModel]),
         ("## training", [config.Training]),
         ("## sampling", [config.Sampling, config.StageSampling]),
     ],
@@ -141,7 +142,12 @@ def test_reference_lists_the_configuration(heading: str, models: list[type[BaseM
 
 
 @pytest.mark.parametrize(
-    ("heading", "model"), [("## model", config.CompactModel), ("## training", config.Training)]
+    ("heading", "model"),
+    [
+        ("## model: compact", config.CompactModel),
+        ("## model: rsdiff", config.RSDiffModel),
+        ("## training", config.Training),
+    ],
 )
 def test_reference_gives_the_defaults_of_the_configuration(heading: str, model: type[BaseModel]) -> None:
     for key, cell in configuration_keys(heading).items():

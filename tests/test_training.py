@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from safetensors.torch import load_file
 
 from satcascade.config import Preset, Training, load_preset
 from satcascade.data.prepared import PreparedDataset
+from satcascade.diffusion import cosine_log_snr
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.training.batches import BatchSource, dihedral
 from satcascade.training.checkpoints import CheckpointFolder
@@ -70,7 +73,10 @@ def tiny_preset(tiny_text_encoder: str, tmp_path_factory: pytest.TempPathFactory
 
 
 def run(preset: str, data: PreparedDataset, out: Path, *overrides: str, stage: str = "base") -> Path:
-    return train(stage, preset=preset, data=data.path, out=out, overrides=overrides, device="cpu", quiet=True)
+    (checkpoint,) = train(
+        [stage], preset=preset, data=data.path, out=out, overrides=overrides, device="cpu", quiet=True
+    )
+    return checkpoint
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -90,7 +96,7 @@ def assert_same(a: Path, b: Path) -> None:
 def in_a_process(preset: str, data: PreparedDataset, out: Path, *overrides: str) -> subprocess.Popen[str]:
     script = (
         "import sys; from satcascade.training.run import train; "
-        "train('base', preset=sys.argv[1], data=sys.argv[2], out=sys.argv[3], overrides=sys.argv[4:], "
+        "train(['base'], preset=sys.argv[1], data=sys.argv[2], out=sys.argv[3], overrides=sys.argv[4:], "
         "device='cpu')"
     )
     arguments = [preset, str(data.path), str(out), *overrides]
@@ -201,7 +207,7 @@ def test_bad_input_is_refused_before_anything_is_written(tiny_preset, prepared_s
     with pytest.raises(UsageError, match=r"unknown preset 'nope': choose one of compact"):
         run("nope", prepared_synthetic, out)
     with pytest.raises(UsageError, match=r"no split 'dev'"):
-        train("base", preset=tiny_preset, data=prepared_synthetic.path, out=out, split="dev", device="cpu")
+        train(["base"], preset=tiny_preset, data=prepared_synthetic.path, out=out, split="dev", device="cpu")
     with pytest.raises(UsageError, match="needs 'minilm'"):
         run("compact", prepared_synthetic, out)
     assert not out.exists()
@@ -251,6 +257,103 @@ def test_two_runs_become_a_pipeline_that_samples(tiny_preset, prepared_synthetic
     np.testing.assert_array_equal(*images)
     with pytest.raises(UsageError, match="stage 'sr', not 'base'"):
         assemble(tmp_path / "sr", tmp_path / "sr", tmp_path / "other")
+
+
+@pytest.fixture(scope="module")
+def tiny_rsdiff_preset(tiny_text_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """RSDiff's own training settings on small networks."""
+    settings = load_preset("rsdiff1.5").model_dump(mode="json")
+    small = {"width": 8, "width_multipliers": [1, 2], "blocks": 1, "self_attention": [False, True]}
+    small |= {"cross_attention": [False, True], "heads": 2, "head_dim": 4, "cond_dim": 8}
+    small |= {"text_dim": 16, "max_text_len": 16, "text_latents": 4}
+    settings |= {"name": "tiny-rsdiff", "text_encoder": tiny_text_encoder}
+    for stage, size in (("base", 16), ("sr", 32)):
+        settings[stage]["model"] |= small | {"sample_size": size}
+        settings[stage]["training"] |= {"batch_size": 2, "precision": "float32", "learning_rate": 0.003}
+    path = tmp_path_factory.mktemp("preset") / "tiny-rsdiff.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return str(path)
+
+
+def train_both(preset: str, data: PreparedDataset, out: Path, *overrides: str, **options: Any) -> list[Path]:
+    stages, common = ("base", "sr"), {"device": "cpu", "quiet": True}
+    return train(stages, preset=preset, data=data.path, out=out, overrides=overrides, **common, **options)
+
+
+def test_joint_training_of_rsdiff_gives_the_runs_of_both_stages(
+    tiny_rsdiff_preset, prepared_synthetic, tmp_path
+):
+    settings = ("training.steps=16", "training.sample_every=0")
+    last = train_both(tiny_rsdiff_preset, prepared_synthetic, tmp_path / "joint", *settings)
+    for stage, checkpoint in zip(("base", "sr"), last, strict=True):
+        alone = run(tiny_rsdiff_preset, prepared_synthetic, tmp_path / stage, *settings, stage=stage)
+        assert_same(alone, checkpoint)
+        rows = (tmp_path / "joint" / stage / "metrics.jsonl").read_text().splitlines()
+        losses = [json.loads(row)["loss"] for row in rows]
+        assert sum(losses[-6:]) < 0.95 * sum(losses[:6])
+    pipeline = assemble(tmp_path / "joint/base", tmp_path / "joint/sr", tmp_path / "model")
+    assert type(pipeline.unet).__name__ == type(pipeline.sr_unet).__name__ == "RSDiffUNet"
+    assert pipeline.config.projected_guidance
+
+
+def test_a_joint_run_goes_on_where_one_stage_is_behind(tiny_rsdiff_preset, prepared_synthetic, tmp_path):
+    settings = ("training.sample_every=0", "training.checkpoint_every=2")
+    whole = train_both(tiny_rsdiff_preset, prepared_synthetic, tmp_path / "a", *settings, "training.steps=6")
+    train_both(tiny_rsdiff_preset, prepared_synthetic, tmp_path / "b", *settings, "training.steps=4")
+    # A kill between the two checkpoints of step 4.
+    shutil.rmtree(tmp_path / "b/sr/checkpoints/step-0000004")
+    resumed = train_both(
+        tiny_rsdiff_preset, prepared_synthetic, tmp_path / "b", *settings, "training.steps=6"
+    )
+    for one, other in zip(whole, resumed, strict=True):
+        assert_same(one, other)
+
+
+def test_a_run_starts_from_a_saved_cascade_or_from_runs(tiny_rsdiff_preset, prepared_synthetic, tmp_path):
+    settings = ("training.steps=2", "training.sample_every=0")
+    train_both(tiny_rsdiff_preset, prepared_synthetic, tmp_path / "joint", *settings)
+    assemble(tmp_path / "joint/base", tmp_path / "joint/sr", tmp_path / "model")
+    started = [
+        train_both(
+            tiny_rsdiff_preset,
+            prepared_synthetic,
+            tmp_path / "from" / origin,
+            *settings,
+            init_from=tmp_path / origin,
+        )
+        for origin in ("joint", "model")
+    ]
+    for one, other in zip(*started, strict=True):
+        assert_same(one, other)
+    fresh = weights(tmp_path / "joint/sr/checkpoints/step-0000002")["model.stem.convs.0.weight"]
+    assert not torch.equal(weights(started[0][1])["model.stem.convs.0.weight"], fresh)
+    for origin, message in (("builtin", "another one"), (str(tmp_path), "no saved pipeline")):
+        with pytest.raises(SatcascadeError, match=message):
+            train_both(tiny_rsdiff_preset, prepared_synthetic, tmp_path / "x", *settings, init_from=origin)
+    assert not (tmp_path / "x").exists()
+
+
+def test_rsdiffs_training_batches_are_drawn_as_specified(tiny_rsdiff_preset, prepared_synthetic):
+    training = load_preset(tiny_rsdiff_preset).sr.training.model_copy(update={"batch_size": 64})
+    source = BatchSource(prepared_synthetic, "train", training, 32, "nearest")
+    batches = [source(step) for step in range(8)]
+    log_snr = torch.cat([batch.log_snr for batch in batches])
+    # The median of uniform times is 1/2; both ends of the cosine schedule are reached.
+    assert log_snr.median().item() == pytest.approx(cosine_log_snr(torch.tensor(0.5)).item(), abs=0.05)
+    assert log_snr.max() > 7
+    assert log_snr.min() < -9
+    levels = [batch.low_res_log_snr.unique() for batch in batches]
+    assert all(len(level) == 1 for level in levels)
+    assert len(torch.cat(levels).unique()) == 8
+    batch = batches[0]
+    # Halved and doubled by nearest neighbours: each input pixel stands four times, and is one of the image.
+    assert torch.equal(batch.low_res[..., ::2, ::2], batch.low_res[..., 1::2, 1::2])
+    images = [
+        torch.equal(low_res[:, ::2, ::2], image[:, ::2, ::2])
+        for image, low_res in zip(batch.images, batch.low_res, strict=True)
+    ]
+    # Of a mirrored image the other neighbour is left.
+    assert 0.2 < sum(images) / len(images) < 0.8
 
 
 @given(st.integers(0, 30), st.integers(1, 4))

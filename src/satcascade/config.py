@@ -8,16 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from satcascade.errors import UsageError
 
 Weighting = Literal["edm", "min_snr", "sigmoid", "uniform"]
 StageName = Literal["base", "sr"]
+Resize = Literal["nearest", "bilinear", "bicubic"]
 
 
 class _Section(BaseModel):
@@ -39,18 +51,86 @@ class CompactModel(_Section):
     text_dim: PositiveInt = 384
     dropout: float = Field(0.0, ge=0.0, le=1.0)
     low_res: bool = False
-    low_res_resize: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    low_res_resize: Resize = "bilinear"
     sigma_data: PositiveFloat = 0.5
+
+
+class RSDiffModel(_Section):
+    """Arguments of :class:`satcascade.models.rsdiff_unet.RSDiffUNet`, which explains them.
+
+    Where a layer's option may be one value for all layers, it is stored as that value.
+    """
+
+    architecture: Literal["rsdiff"]
+    sample_size: PositiveInt
+    width: PositiveInt
+    width_multipliers: tuple[PositiveFloat, ...]
+    blocks: int | tuple[int, ...]
+    self_attention: bool | tuple[bool, ...]
+    cross_attention: bool | tuple[bool, ...]
+    attention_depth: PositiveInt | tuple[PositiveInt, ...] = 1
+    heads: PositiveInt = 8
+    head_dim: PositiveInt = 64
+    ff_mult: PositiveFloat = 2
+    middle_attention_depth: PositiveInt = 1
+    middle_ff_mult: PositiveFloat = 2
+    middle_cross_heads: PositiveInt = 8
+    middle_cross_head_dim: PositiveInt = 64
+    cond_dim: PositiveInt
+    text_dim: PositiveInt = 768
+    max_text_len: PositiveInt = 256
+    text_latents: PositiveInt = 32
+    text_mean_latents: int = Field(4, ge=0)
+    resampler_depth: PositiveInt = 2
+    resampler_ff_mult: PositiveFloat = 4
+    resampler_positions: PositiveInt = 512
+    time_tokens: PositiveInt = 2
+    sinusoidal_dim: PositiveInt = 16
+    stem_kernels: tuple[PositiveInt, ...] = (3, 7, 15)
+    low_res: bool = False
+    low_res_resize: Resize = "nearest"
+
+
+def _architecture(model: Any) -> str:
+    if isinstance(model, dict):
+        return str(model.get("architecture", "compact"))
+    return str(getattr(model, "architecture", ""))
+
+
+Model = Annotated[
+    Annotated[CompactModel, Tag("compact")] | Annotated[RSDiffModel, Tag("rsdiff")],
+    Discriminator(
+        _architecture,
+        custom_error_type="architecture",
+        custom_error_message="unknown architecture: choose compact or rsdiff",
+    ),
+]
 
 
 class LowResNoise(_Section):
     """Noise augmentation of the low-resolution input (Ho et al. 2021, "Cascaded diffusion models").
 
-    Training draws a log-SNR for each image, uniformly between ``low`` and ``high``.
+    Training draws a level uniformly between ``low`` and ``high``.
+
+    Attributes:
+        low, high: ends of the range.
+        scale: what the range is in: ``log_snr``, or ``time``, that of the linear schedule
+            (:func:`satcascade.diffusion.linear_log_snr`), in [0, 1].
+        shared: one level for the whole batch, not one an image.
     """
 
     low: float
     high: float
+    scale: Literal["log_snr", "time"] = "log_snr"
+    shared: bool = False
+
+    @model_validator(mode="after")
+    def _check_range(self) -> LowResNoise:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low}) is above high ({self.high})")
+        if self.scale == "time" and not 0 <= self.low <= self.high <= 1:
+            raise ValueError("low and high are times: give numbers in [0, 1]")
+        return self
 
 
 class Training(_Section):
@@ -65,14 +145,19 @@ class Training(_Section):
         ema_half_life: of the averaged weights, in images seen; at most a fifth of the images seen so far.
         caption_dropout: share of captions replaced by the null caption (classifier-free guidance).
         all_captions: draw one of an image's captions; otherwise its first.
-        symmetries: draw one of the eight flips and rotations.
-        log_snr_mean, log_snr_std: normal distribution of the noise level of training images.
+        symmetries: draw one of the eight flips and rotations; ``flip`` mirrors an image half of the time
+            instead.
+        noise_levels: distribution of the noise level of training images: ``normal`` in log-SNR, or
+            ``cosine``, that of the cosine schedule at uniform times.
+        log_snr_mean, log_snr_std: of the normal distribution.
         weighting: loss weight over noise levels, see :func:`satcascade.diffusion.loss_weight`.
         image_size: side that images are averaged down to; null is the model's ``sample_size``. A network
             learns the layout of scenes on small images at a fraction of the cost, and goes on from there on
             full ones (``--init-from``).
         crop: side of a random crop, in pixels of those images; null trains on whole images.
         low_res_noise: only for super-resolution.
+        low_res_reduce: how images are halved for super-resolution's input: by the ``average`` of four
+            pixels, or the ``nearest`` one.
         precision: ``auto`` is bfloat16 where the hardware computes in it natively.
         seed: of everything random: data order, augmentation, noise, dropout, initial weights.
         log_every, checkpoint_every, sample_every: in steps; the latter two may be 0, for only at the end
@@ -92,13 +177,15 @@ class Training(_Section):
     ema_half_life: PositiveInt = 10_000
     caption_dropout: float = Field(0.1, ge=0.0, le=1.0)
     all_captions: bool = True
-    symmetries: bool = True
+    symmetries: bool | Literal["flip"] = True
+    noise_levels: Literal["normal", "cosine"] = "normal"
     log_snr_mean: float = 0.0
     log_snr_std: PositiveFloat = 2.0
     weighting: Weighting = "edm"
     image_size: PositiveInt | None = None
     crop: PositiveInt | None = None
     low_res_noise: LowResNoise | None = None
+    low_res_reduce: Literal["average", "nearest"] = "average"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = Field(0, ge=0)
     log_every: PositiveInt = 20
@@ -110,7 +197,7 @@ class Training(_Section):
 class Stage(_Section):
     """One network of the cascade and its training."""
 
-    model: CompactModel
+    model: Model
     training: Training
 
 
@@ -135,7 +222,8 @@ class Sampling(_Section):
     """Defaults of the pipeline.
 
     ``low_res_log_snr`` is the noise added to the base image before super-resolution;
-    ``guidance_interval`` the range of log-SNR in which guidance is applied (Kynkaanniemi et al. 2024).
+    ``guidance_interval`` the range of log-SNR in which guidance is applied (Kynkaanniemi et al. 2024);
+    ``clip_x0`` what happens to the estimate of the clean image at every step.
     """
 
     base: StageSampling
@@ -143,6 +231,7 @@ class Sampling(_Section):
     low_res_log_snr: float
     projected_guidance: bool = False
     guidance_interval: tuple[float, float] | None = None
+    clip_x0: bool | Literal["dynamic"] = True
 
 
 class Preset(_Section):
@@ -205,7 +294,9 @@ def describe(error: ValidationError) -> str:
     """The first problem of a validation error in one line, and how many more there are."""
     problems = error.errors()
     first = problems[0]
-    key = ".".join(str(part) for part in first["loc"])
+    # Which architecture's keys were tried is no part of the key.
+    places = [part for before, part in pairwise(("", *first["loc"])) if before != "model"]
+    key = ".".join(str(part) for part in places)
     message = (
         "unknown key" if first["type"] == "extra_forbidden" else first["msg"][0].lower() + first["msg"][1:]
     )

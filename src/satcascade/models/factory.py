@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from diffusers import ModelMixin
 
-from satcascade.config import CompactModel
+from satcascade.config import CompactModel, RSDiffModel
 from satcascade.models.compact_unet import CompactUNet
+from satcascade.models.rsdiff_unet import RSDiffUNet
+
+_FAMILIES = {"compact": CompactUNet, "rsdiff": RSDiffUNet}
 
 
-def build_model(config: CompactModel) -> ModelMixin:
+def build_model(config: CompactModel | RSDiffModel) -> ModelMixin:
     """A network with random weights (draw the seed first, with ``torch.manual_seed``)."""
+    return _FAMILIES[config.architecture](**model_arguments(config))
+
+
+def model_arguments(config: CompactModel | RSDiffModel) -> dict[str, object]:
+    """The network's constructor arguments, as they come back from the JSON that diffusers stores."""
     arguments = config.model_dump(exclude={"architecture"})
-    # Lists, as they come back from the JSON that diffusers stores beside the weights.
-    arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
-    return CompactUNet(**arguments)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}

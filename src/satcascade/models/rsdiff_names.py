@@ -37,6 +37,14 @@ _OPTIONS = {
     "lowres_cond": "low_res",
 }
 
+# Where that library's defaults are not those of RSDiff; `cond_dim` is `dim` there.
+_DEFAULTS: dict[str, Any] = {
+    "dim_mults": (1, 2, 4, 8),
+    "num_resnet_blocks": 1,
+    "layer_attns": True,
+    "layer_cross_attns": True,
+}
+
 # Where a parameter stands: the start of our name, as a pattern, and of theirs.
 _PLACES = (
     (r"stem\.", "init_conv."),
@@ -104,7 +112,9 @@ _PARTS = (
 
 
 def from_imagen_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of :class:`RSDiffUNet` for those of imagen-pytorch's ``Unet``; what is not given is default.
+    """Options of :class:`RSDiffUNet` for those of imagen-pytorch's ``Unet``.
+
+    What is not given is as in that library.
 
     Raises:
         SatcascadeError: an option that has no equivalent.
@@ -112,7 +122,9 @@ def from_imagen_options(options: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(options) - set(_OPTIONS))
     if unknown:
         raise SatcascadeError(f"imagen-pytorch options without an equivalent in RSDiffUNet: {_some(unknown)}")
-    return {_OPTIONS[name]: value for name, value in options.items()}
+    given = {name: value for name, value in options.items() if value is not None}
+    narrow = {"cond_dim": given["dim"]} if "dim" in given else {}
+    return {_OPTIONS[name]: value for name, value in (_DEFAULTS | narrow | given).items()}
 
 
 def imagen_names(config: Mapping[str, Any]) -> dict[str, str]:

@@ -17,11 +17,14 @@ from torch.nn import functional as F
 
 from satcascade.config import Training
 from satcascade.data.prepared import PreparedDataset
-from satcascade.diffusion import normal_log_snr
+from satcascade.diffusion import cosine_log_snr, linear_log_snr, normal_log_snr
 from satcascade.errors import UsageError
 from satcascade.models.denoiser import resize_low_res
 from satcascade.seeds import derived_seed
 from satcascade.text import TextEmbeddings
+
+# Of the eight symmetries that `dihedral` counts: left and right exchanged.
+_MIRRORED = 7
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,10 @@ class BatchSource:
         keep = torch.rand(size, generator=chance) >= training.caption_dropout
         # Stratified: a batch covers the noise levels evenly, which makes its gradient less noisy.
         u = (torch.randperm(size, generator=chance) + torch.rand(size, generator=chance)) / size
-        log_snr = normal_log_snr(u, training.log_snr_mean, training.log_snr_std)
+        if training.noise_levels == "cosine":
+            log_snr = cosine_log_snr(u)
+        else:
+            log_snr = normal_log_snr(u, training.log_snr_mean, training.log_snr_std)
         noise = torch.randn(size, 3, side, side, generator=chance)
         images, low_res, caption_ids = [], [], []
         rows = self._rows(step)
@@ -134,7 +140,9 @@ class BatchSource:
             top, left = (int(part * (self.image_size - side + 1)) for part in corner[item].tolist())
             views = [view[:, top : top + side, left : left + side] for view in views]
             if training.symmetries:
-                views = [dihedral(view, int(symmetry[item])) for view in views]
+                drawn = int(symmetry[item])
+                chosen = drawn if training.symmetries is True else _MIRRORED * (drawn % 2)
+                views = [dihedral(view, chosen) for view in views]
             images.append(views[0])
             low_res.extend(views[1:])
         mine = self.shard
@@ -147,17 +155,22 @@ class BatchSource:
         )
         if not low_res:
             return batch
-        levels = training.low_res_noise
-        assert levels is not None
-        share = torch.rand(size, generator=chance)
         return Batch(
             **vars(batch)
             | {
                 "low_res": torch.stack(low_res),
+                "low_res_log_snr": self._low_res_levels(chance)[mine],
                 "low_res_noise": torch.randn(noise.shape, generator=chance)[mine],
-                "low_res_log_snr": (levels.low + (levels.high - levels.low) * share)[mine],
             }
         )
+
+    def _low_res_levels(self, chance: torch.Generator) -> Tensor:
+        """Noise levels of the low-resolution inputs of a whole batch, in log-SNR."""
+        noise, size = self.training.low_res_noise, self.training.batch_size
+        assert noise is not None
+        share = torch.rand(size, generator=chance)
+        level = noise.low + (noise.high - noise.low) * (share[:1].expand(size) if noise.shared else share)
+        return level if noise.scale == "log_snr" else linear_log_snr(level)
 
     def _rows(self, step: int) -> np.ndarray:
         """Rows of a whole batch: the set is shuffled anew every epoch, and batches run across epochs."""
@@ -177,7 +190,7 @@ class BatchSource:
         image = self.image(self.dataset, row, self.image_size)
         if self.low_res_resize is None:
             return [image]
-        half = F.avg_pool2d(image, 2)
+        half = image[:, ::2, ::2] if self.training.low_res_reduce == "nearest" else F.avg_pool2d(image, 2)
         return [image, resize_low_res(half[None], self.image_size, self.low_res_resize)[0]]
 
     @staticmethod

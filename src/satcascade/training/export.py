@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from satcascade.config import Preset, StageSampling
+from satcascade.assembly import build_pipeline
 from satcascade.errors import UsageError
 from satcascade.pipeline import CascadePipeline
-from satcascade.schedulers import make_scheduler
 from satcascade.training.run_folder import trained_stage
 
 
@@ -64,36 +62,3 @@ def assemble(
                 nn.Module.to(network, torch.float16)
     pipeline.save_pretrained(str(out))
     return pipeline
-
-
-def build_pipeline(
-    settings: Preset, unet: nn.Module, sr_unet: nn.Module | None, encoder_fingerprint: str | None = None
-) -> CascadePipeline:
-    """A pipeline around trained networks, with the sampling defaults of their preset."""
-    sampling = settings.sampling
-    return CascadePipeline(
-        unet=unet,
-        scheduler=_scheduler(sampling.base, unet),
-        sr_unet=sr_unet,
-        sr_scheduler=None if sr_unet is None else _scheduler(sampling.sr, sr_unet),
-        text_encoder=settings.text_encoder,
-        text_encoder_fingerprint=encoder_fingerprint,
-        base_steps=sampling.base.steps,
-        sr_steps=sampling.sr.steps,
-        base_guidance=sampling.base.guidance_scale,
-        sr_guidance=sampling.sr.guidance_scale,
-        low_res_log_snr=sampling.low_res_log_snr,
-        projected_guidance=sampling.projected_guidance,
-        guidance_interval=sampling.guidance_interval,
-    )
-
-
-def _scheduler(sampling: StageSampling, unet: Any) -> Any:
-    schedule = sampling.schedule
-    return make_scheduler(
-        sampling.scheduler,
-        unet.config.prediction_type,
-        shift=schedule.shift,
-        low=schedule.low,
-        high=schedule.high,
-    )

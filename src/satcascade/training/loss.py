@@ -14,17 +14,16 @@ class DenoisingLoss(nn.Module):
     """Weighted squared error of a network's prediction; a module, so that it can be distributed whole.
 
     Args:
-        model: a :class:`satcascade.models.denoiser.Denoiser`; its ``config.prediction_type`` says what it
-            is asked for.
+        model: a :class:`satcascade.models.denoiser.Denoiser`; its ``config`` says what it is asked for
+            (``prediction_type``) and, for the ``edm`` weighting, the root mean square of images
+            (``sigma_data``, 0.5 where it says nothing).
         weighting: see :func:`satcascade.diffusion.loss_weight`.
-        sigma_data: root mean square of the images, for the ``edm`` weighting.
     """
 
-    def __init__(self, model: nn.Module, weighting: str, sigma_data: float):
+    def __init__(self, model: nn.Module, weighting: str):
         super().__init__()
         self.model = model
         self.weighting = weighting
-        self.sigma_data = sigma_data
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean over the pixels of each image, (B,) float32."""
@@ -39,5 +38,6 @@ class DenoisingLoss(nn.Module):
         text = model.encode_text(batch.text.embeddings, batch.text.mask, batch.keep)
         prediction = model(x_t, batch.log_snr, text, low_res, batch.low_res_log_snr)
         target = training_target(batch.images, batch.noise, batch.log_snr, kind)
-        weight = loss_weight(batch.log_snr, kind, self.weighting, sigma_data=self.sigma_data)
+        sigma_data = getattr(model.config, "sigma_data", 0.5)
+        weight = loss_weight(batch.log_snr, kind, self.weighting, sigma_data=sigma_data)
         return weight * (prediction.float() - target).square().mean(dim=(1, 2, 3))

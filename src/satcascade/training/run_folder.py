@@ -13,13 +13,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from satcascade.config import Preset, StageName
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.files import written_whole
 from satcascade.models.factory import build_model
+from satcascade.pipeline import CascadePipeline
 from satcascade.training.checkpoints import CheckpointFolder, read_weights
 
 RUN_FILE = "run.json"
@@ -34,27 +35,28 @@ def open_run(
     settings: Preset,
     split: str,
     dataset: PreparedDataset,
-    init_from: Path | None,
+    init_from: Path | str | None,
 ) -> None:
     """Describe a run in its folder, or check that the folder's description is the same.
 
     Raises:
         UsageError: the folder holds another run (the first difference is named) or other files.
     """
-    chosen = settings.stage(stage).model_dump(mode="json")
-    identity = {
-        "stage": stage,
-        "preset": settings.name,
-        "text_encoder": settings.text_encoder,
-        "split": split,
-        "data": dataset.hash,
-        "init_from": None if init_from is None else Path(init_from).resolve().name,
-        "model": chosen["model"],
-        "training": {key: value for key, value in chosen["training"].items() if key not in _FREE},
-    }
+    origin = None if init_from is None else Path(init_from).resolve().name
+    identity = _identity(stage, settings, split, dataset.hash, origin)
     path = out / RUN_FILE
     if path.exists():
-        difference = _difference(_read(out)["identity"], identity)
+        before = _read(out)
+        # Told anew from the settings: one that a later version added is no difference at its default.
+        known = {key: before["identity"].get(key) for key in ("stage", "split", "data", "init_from")}
+        stored = _identity(
+            known["stage"],
+            Preset.model_validate(before["settings"]),
+            known["split"],
+            known["data"],
+            known["init_from"],
+        )
+        difference = _difference(stored, identity)
         if difference:
             raise UsageError(
                 f"{out} belongs to a run with other settings ({difference}): choose another folder"
@@ -70,6 +72,22 @@ def open_run(
     }
     with written_whole(path) as aside:
         aside.write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+
+def _identity(
+    stage: StageName, settings: Preset, split: str, data: str, init_from: str | None
+) -> dict[str, Any]:
+    chosen = settings.stage(stage).model_dump(mode="json")
+    return {
+        "stage": stage,
+        "preset": settings.name,
+        "text_encoder": settings.text_encoder,
+        "split": split,
+        "data": data,
+        "init_from": init_from,
+        "model": chosen["model"],
+        "training": {key: value for key, value in chosen["training"].items() if key not in _FREE},
+    }
 
 
 @dataclass(frozen=True)
@@ -114,6 +132,40 @@ def trained_stage(run: Path, stage: StageName, step: int | None = None) -> Train
     model = build_model(settings.stage(stage).model)
     model.load_state_dict(read_weights(checkpoints.folder(steps[-1] if step is None else step), "ema"))
     return TrainedStage(settings, description["encoder"]["fingerprint"], model.eval())
+
+
+def initial_weights(origin: Path | str, stage: StageName, model: nn.Module) -> dict[str, Tensor]:
+    """Weights for a run to start from.
+
+    Args:
+        origin: another run of the stage, or a folder of runs of both (the averaged weights of the last
+            checkpoint are taken); or a saved cascade, by folder or name.
+        stage: which network.
+        model: the network that is to take them.
+
+    Raises:
+        UsageError: there is no such run or cascade, or its network is another one.
+        SatcascadeError: it is damaged.
+    """
+    runs = [folder for folder in (Path(origin), Path(origin) / stage) if (folder / RUN_FILE).exists()]
+    if runs:
+        network = trained_stage(runs[0], stage).model
+    else:
+        cascade = CascadePipeline.from_pretrained(origin)
+        network = cascade.unet if stage == "base" else cascade.sr_unet
+        if network is None:
+            raise UsageError(f"{origin} has no network of stage '{stage}' to start from")
+    weights: dict[str, Tensor] = network.state_dict()
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            theirs, ours = found.get(name, "missing"), expected.get(name, "missing")
+            raise UsageError(
+                f"the {stage} network of {origin} is another one ({name} is {theirs}, here {ours}): "
+                "choose the preset and model settings that it was made with"
+            )
+    return weights
 
 
 def _read(run: Path) -> dict[str, Any]:

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from satcascade.assembly import build_pipeline
 from satcascade.config import Preset, StageName
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
 from satcascade.training.batches import BatchSource
-from satcascade.training.export import build_pipeline
 
 _IMAGES = 8
 

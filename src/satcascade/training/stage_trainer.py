@@ -1,0 +1,235 @@
+"""One stage in training: its network, optimisers, averaged weights, and the folder that its run lives in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from satcascade.config import Preset, StageName
+from satcascade.data.prepared import PreparedDataset
+from satcascade.errors import SatcascadeError
+from satcascade.files import written_whole
+from satcascade.locks import held
+from satcascade.models.factory import build_model
+from satcascade.seeds import derived_seed
+from satcascade.training.batches import Batch, BatchSource
+from satcascade.training.checkpoints import (
+    Checkpoint,
+    CheckpointFolder,
+    load_optimizer_tensors,
+    optimizer_tensors,
+)
+from satcascade.training.ema import WeightAverage
+from satcascade.training.history import History
+from satcascade.training.loss import DenoisingLoss
+from satcascade.training.optimizers import learning_rate, make_optimizers
+from satcascade.training.run_folder import initial_weights, open_run
+from satcascade.training.samples import SampleGrid
+
+
+class StageTrainer:
+    """Trains one stage step by step, from its last checkpoint if there is one.
+
+    A context manager: inside it, the run's folder belongs to this process.
+
+    Args:
+        stage: ``base`` or ``sr``.
+        settings: the preset, overrides applied.
+        dataset: prepared images and captions.
+        split: the rows to train on.
+        out: the run's folder.
+        accelerator: devices and precision.
+        dtype: what the networks compute in.
+        init_from: a run or a saved cascade to start from; only read when the run begins.
+        quiet: show no progress.
+
+    Raises:
+        UsageError: missing split, data that do not fit the stage, or ``out`` belongs to a run with other
+            settings.
+        SatcascadeError: damaged data or checkpoint.
+    """
+
+    def __init__(
+        self,
+        stage: StageName,
+        settings: Preset,
+        dataset: PreparedDataset,
+        split: str,
+        out: Path,
+        accelerator: Accelerator,
+        dtype: torch.dtype,
+        init_from: Path | str | None = None,
+        quiet: bool = False,
+    ):
+        self.out = out
+        self.training = settings.stage(stage).training
+        self._accelerator, self._dtype, self._quiet = accelerator, dtype, quiet
+        config = settings.stage(stage).model
+        self._source = BatchSource(
+            dataset,
+            split,
+            self.training,
+            self.training.image_size or config.sample_size,
+            config.low_res_resize if config.low_res else None,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        self._checkpoints = CheckpointFolder(out, self.training.keep_checkpoints)
+        torch.manual_seed(derived_seed(self.training.seed, "weights"))
+        model = build_model(config)
+        if init_from is not None and not self._checkpoints.steps():
+            model.load_state_dict(initial_weights(init_from, stage, model))
+        if accelerator.is_main_process:
+            open_run(out, stage, settings, split, dataset, init_from)
+        self._model = model.to(accelerator.device, memory_format=torch.channels_last)
+        self._optimizers = make_optimizers(model, self.training)
+        self._average = WeightAverage(model, self.training.ema_half_life)
+        self.step = self._resume()
+        self._loss = accelerator.prepare(DenoisingLoss(model, self.training.weighting).train())
+        self._grid = SampleGrid(settings, stage, dataset) if self.training.sample_every else None
+        self._history: History | None = None
+        self._pending: list[tuple[int, Tensor, Tensor, float]] = []
+        self._open = ExitStack()
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are taken."""
+        return self.step >= self.training.steps
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder of the checkpoint of the last step."""
+        return self._checkpoints.folder(self.step)
+
+    def __enter__(self) -> StageTrainer:
+        # Only one process writes to the folder.
+        if self._accelerator.is_main_process and not self.done:
+            taken = f"another process is training in {self.out}: wait for it or end it"
+            self._open.enter_context(held(self.out / ".lock", taken))
+            training = self.training
+            self._history = self._open.enter_context(
+                History(self.out, self.step, training.steps, training.batch_size, self._quiet)
+            )
+        self._batches = _prefetched(self._source, self.step, self.training.steps)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._batches.close()
+        self._open.__exit__(kind, error, trace)
+
+    def advance(self) -> None:
+        """Take one optimiser step, and record, save and show what is due after it.
+
+        Raises:
+            SatcascadeError: the loss is not finite, or the disk is full.
+        """
+        batch, step, training = next(self._batches), self.step + 1, self.training
+        rate = learning_rate(self.step, training)
+        loss, norm = self._optimise(batch, rate, step)
+        self._average.update(self._model, step * training.batch_size, training.batch_size)
+        self._pending.append((step, loss, norm, rate))
+        self.step = step
+        due = training.checkpoint_every and step % training.checkpoint_every == 0
+        if self.done or due:
+            self.save()
+        elif step % training.log_every == 0:
+            self._record()
+        if training.sample_every and (self.done or step % training.sample_every == 0):
+            self._show()
+
+    def save(self) -> None:
+        """Write a checkpoint of the last step, unless it is there.
+
+        Raises:
+            SatcascadeError: the loss was not finite, or the disk is full.
+        """
+        self._record()
+        if self._accelerator.is_main_process and self.step not in self._checkpoints.steps():
+            state = optimizer_tensors(self._optimizers)
+            weights = dict(self._model.state_dict())
+            self._checkpoints.save(Checkpoint(self.step, weights, self._average.shadow, state))
+        self._accelerator.wait_for_everyone()
+
+    def _optimise(self, batch: Batch, rate: float, step: int) -> tuple[Tensor, Tensor]:
+        """One optimiser step; the mean loss and the gradient's norm before clipping, as tensors."""
+        accelerator, training = self._accelerator, self.training
+        # Dropout, the only draw inside the network, is seeded by step and process as everything else.
+        torch.manual_seed(derived_seed(training.seed, "dropout", step, accelerator.process_index))
+        with accelerator.autocast(), _attention(accelerator.device):
+            loss = self._loss(batch.to(accelerator.device)).mean()
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(self._loss.parameters(), training.gradient_clip)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return accelerator.reduce(loss.detach(), "mean"), torch.as_tensor(norm).detach()
+
+    def _record(self) -> None:
+        """Check and write down the steps since the last time."""
+        rows = [
+            {"step": step, "loss": float(loss), "grad_norm": float(norm), "learning_rate": rate}
+            for step, loss, norm, rate in self._pending
+        ]
+        self._pending.clear()
+        for row in rows:
+            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+                kept = self._checkpoints.steps()
+                where = self._checkpoints.folder(kept[-1]) if kept else None
+                good = f"the last good checkpoint is {where}" if where else "no checkpoint yet"
+                raise SatcascadeError(
+                    f"loss or gradient is not finite at step {row['step']}; {good}: "
+                    "start again with a lower training.learning_rate or training.precision=float32"
+                )
+        if self._history is not None:
+            self._history.add(rows)
+
+    def _show(self) -> None:
+        if self._history is not None and self._grid is not None:
+            with self._average.applied(self._model):
+                picture = self._grid(self._model, self._dtype)
+            with written_whole(self.out / "samples" / f"step-{self.step:07d}.png") as aside:
+                Image.fromarray(picture).save(aside, format="png")
+            self._history.add_image("samples", picture, self.step)
+        self._accelerator.wait_for_everyone()
+
+    def _resume(self) -> int:
+        """Load the last checkpoint, if there is one; the number of steps done."""
+        steps = self._checkpoints.steps()
+        if not steps:
+            return 0
+        checkpoint = self._checkpoints.load(steps[-1])
+        self._model.load_state_dict(checkpoint.model)
+        self._average.load(checkpoint.ema)
+        load_optimizer_tensors(self._optimizers, checkpoint.optimizer)
+        return checkpoint.step
+
+
+def _attention(device: torch.device) -> AbstractContextManager[Any]:
+    """Plain attention on a CPU: the backward pass of the fused kernel is several times slower there."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def _prefetched(source: BatchSource, start: int, stop: int) -> Generator[Batch]:
+    """The batches of steps start to stop, each made while the one before is trained on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(source, start) if start < stop else None
+        for step in range(start, stop):
+            assert coming is not None
+            batch = coming.result()
+            coming = pool.submit(source, step + 1) if step + 1 < stop else None
+            yield batch
