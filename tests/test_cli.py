@@ -97,6 +97,8 @@ def test_help_loads_nothing_heavy():
         (["sample", "a pond", "--guidance", "-2"], ["--guidance -2.0 is not possible"]),
         (["sample", "a pond", "--seed", "-2"], ["--seed -2 is out of range"]),
         (["sample", "a pond", "--scheduler", "magic"], ["unknown scheduler 'magic'", "dpm++, "]),
+        (["sample", "a pond", "--draw", "3"], ["--draw", "--data"]),
+        (["sample", "a pond", "--columns", "0"], ["--columns 0 is not possible"]),
         (["sample", "a pond", "--stop-at", "lunch"], ["'--stop-at'", "lunch"]),
         (["sample", "a pond", "--model", "no-such"], ["unknown model 'no-such'", "builtin"]),
         (["sample", "a pond", "--model", "./no/such"], ["unknown model"]),
@@ -110,12 +112,18 @@ def test_help_loads_nothing_heavy():
         (["prepare", "somewhere"], ["Missing argument"]),
         (["train", "middle", "--data", "d", "--out", "o"], ["middle"]),
         (["train", "base", "--data", "nowhere", "--out", "o"], ["no folder nowhere"]),
+        (["train", "--data", ".", "--out", "o"], ["base, sr, or --joint"]),
+        (["train", "sr", "--joint", "--data", ".", "--out", "o"], ["base, sr, or --joint"]),
         (["train", "base", "--data", ".", "--out", "o", "--preset", "no-such"], ["unknown preset 'no-such'"]),
         (
             ["train", "base", "--data", ".", "--out", "o", "--processes", "0"],
             ["--processes 0 is not possible"],
         ),
         (["assemble", "nowhere", "nowhere", "out"], ["no run folder nowhere"]),
+        (["convert", "nowhere.pt", "out"], ["no checkpoint file nowhere.pt"]),
+        (["convert", __file__, "out", "--base", "nowhere.pt"], ["no checkpoint file nowhere.pt"]),
+        (["convert", __file__, "out", "--weights", "best"], ["'--weights'", "best"]),
+        (["export", "no-such", "out.pt"], ["unknown model 'no-such'"]),
         (["dance"], ["No such command", "dance"]),
     ],
 )
@@ -349,6 +357,18 @@ def test_prepare_train_assemble_and_sample_make_a_chain(run, tmp_path, synthetic
     )
     assert result.status == 0, result.err
     assert Image.open(tmp_path / "out" / "0000_a-pond.png").size == (32, 32)
+
+
+def test_convert_and_export_say_what_they_made_or_why_not(run, tmp_path):
+    """The work itself is tested in test_checkpoints."""
+    import torch
+
+    (tmp_path / "notes.pt").write_text("not a checkpoint")
+    assert_refused(run("convert", tmp_path / "notes.pt", tmp_path / "out"), 1, "notes.pt is no checkpoint")
+    torch.save({"model": {"unets.1.final_conv.bias": torch.zeros(3)}}, tmp_path / "slim.pt")
+    assert_refused(run("convert", tmp_path / "slim.pt", tmp_path / "out"), 2, "no base stage", "--base FILE")
+    assert_refused(run("export", "builtin", tmp_path / "out.pt"), 1, "builtin is no RSDiff model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.pt", "slim.pt"]
 
 
 def tiny_preset(text_encoder: str) -> str:

@@ -378,6 +378,29 @@ def test_captions_of_a_prepared_set(prepared_synthetic):
         Captions.from_data(prepared_synthetic.path, "holdout")
 
 
+def test_the_draw_of_captions_is_that_of_the_published_evaluation(prepared_synthetic):
+    rows = prepared_synthetic.indices("train")
+    drawn = Captions.from_data(prepared_synthetic.path, "train", draw=5)
+    # What pandas 3.1 gives: DataFrame({"row": range(32)}).sample(n=5, random_state=17)
+    places = [0, 18, 23, 11, 5]
+    assert len(rows) == 32
+    assert drawn.rows == tuple(prepared_synthetic.records[rows[place]].filename for place in places)
+    whole = Captions.from_data(prepared_synthetic.path, "train", draw=len(rows))
+    assert whole.rows[:5] == drawn.rows
+    assert len(set(whole.rows)) == len(rows)
+    other = Captions.from_data(prepared_synthetic.path, "train", draw=5, draw_seed=18)
+    assert other.rows != drawn.rows
+    with pytest.raises(UsageError, match=f"cannot draw 999 of the {len(rows)} rows"):
+        Captions.from_data(prepared_synthetic.path, "train", draw=999)
+
+
+def test_the_contact_sheet_has_the_columns_asked_for(pipeline, tmp_path):
+    for columns, width, height in ((9, 9, 1), (2, 2, 5), (40, 9, 1)):
+        run(pipeline, tmp_path / str(columns), columns=columns)
+        with Image.open(tmp_path / str(columns) / "_grid.png") as grid:
+            assert grid.size == (width * 36 - 4, height * 36 - 4)
+
+
 def test_a_prepared_set_brings_its_embeddings_if_its_encoder_is_the_models(
     prepared_synthetic, tiny_text_encoder, tmp_path, monkeypatch
 ):

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
 from satcascade.model_files import one_line
 from satcascade.pipeline import CascadePipeline
 from satcascade.text import TextEmbeddings, check_captions, pad_embeddings
 
+PUBLISHED_DRAW_SEED = 17
 _SLUG_LENGTH = 48
 
 
@@ -66,20 +69,36 @@ class Captions:
         return cls.of(lines)
 
     @classmethod
-    def from_data(cls, path: Path, split: str, caption: int = 1) -> Captions:
-        """One caption of each row of a split of a prepared set, in file order.
+    def from_data(
+        cls,
+        path: Path,
+        split: str,
+        caption: int = 1,
+        draw: int | None = None,
+        draw_seed: int = PUBLISHED_DRAW_SEED,
+    ) -> Captions:
+        """One caption of each row of a split of a prepared set, in file order or drawn at random.
 
         Args:
             path: folder written by ``satcascade prepare``.
             split: ``train``, ``val`` or ``test``.
             caption: which one of each row, counted from 1.
+            draw: draw so many rows, each at most once, in the order that pandas'
+                ``DataFrame.sample(n=draw, random_state=draw_seed)`` gives; None takes all as they stand.
+            draw_seed: 0 to 2^32 - 1; by default that of RSDiff's published evaluation.
 
         Raises:
             SatcascadeError: the folder is no prepared set.
-            UsageError: no such split, or a row has fewer captions.
+            UsageError: no such split, a row has fewer captions, or the split has fewer rows than to draw.
         """
         prepared = PreparedDataset.open(path)
-        records = [prepared.records[row] for row in prepared.indices(split)]
+        rows = prepared.indices(split)
+        if draw is not None:
+            if not 1 <= draw <= len(rows):
+                raise UsageError(f"cannot draw {draw} of the {len(rows)} rows of split '{split}' of {path}")
+            # The generator that pandas draws with; its stream is frozen.
+            rows = rows[np.random.RandomState(draw_seed).choice(len(rows), size=draw, replace=False)]
+        records = [prepared.records[row] for row in rows]
         for record in records:
             if len(record.captions) < caption:
                 raise UsageError(

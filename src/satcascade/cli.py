@@ -52,6 +52,13 @@ class StopAt(str, Enum):
     base = "base"
 
 
+class WeightsName(str, Enum):
+    """Which weights of a trainer's checkpoint."""
+
+    ema = "ema"
+    online = "online"
+
+
 class PrecisionName(str, Enum):
     """What networks compute in."""
 
@@ -114,6 +121,8 @@ def sample(
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Captions of a prepared set.")] = None,
     split: Annotated[str, typer.Option(help="With --data: which rows.")] = "test",
     caption_number: Annotated[int, _count("With --data: which caption of each row.")] = 1,
+    draw: Annotated[int | None, _count("With --data: draw so many rows at random.")] = None,
+    draw_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of that draw.")] = 17,
     number: Annotated[int, _count("Images of each caption.", "-n", "--number")] = 1,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: samples/...")
@@ -130,12 +139,13 @@ def sample(
     ] = None,
     stop_at: Annotated[StopAt | None, typer.Option(help="Leave super-resolution out.")] = None,
     model: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="builtin, a folder, or owner/name on the hub.")
+        str, typer.Option(metavar="NAME|DIR", help="builtin, rsdiff, a folder, or owner/name on the hub.")
     ] = "builtin",
     device: DeviceOption = "auto",
     precision: Annotated[
         PrecisionName, typer.Option(help="auto is bfloat16 where the device has it: faster, less exact.")
     ] = PrecisionName.float32,
+    columns: Annotated[int | None, _count("Columns of the contact sheet.")] = None,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Make only part I of N of the run.")] = "1/1",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
 ) -> None:
@@ -152,6 +162,8 @@ def sample(
         raise UsageError(f"no caption file {captions}")
     if data is not None and not data.is_dir():
         raise UsageError(f"no folder {data}: make one with 'satcascade prepare SOURCE {data}'")
+    if draw is not None and data is None:
+        raise UsageError("--draw draws rows of a prepared set: give one with --data DIR")
     part = Shard.parse(shard)
     check_model_name(model)
     _check_out(out)
@@ -159,7 +171,7 @@ def sample(
     from satcascade.generation import GenerationRequest, generate
     from satcascade.pipeline import load_pipeline
 
-    chosen, name = _captions(caption, captions, data, split, caption_number)
+    chosen, name = _captions(caption, captions, data, split, caption_number, draw, draw_seed)
     request = GenerationRequest(
         captions=chosen,
         out=out or Path("samples") / name,
@@ -172,6 +184,7 @@ def sample(
         base_guidance=guidance,
         sr_guidance=sr_guidance,
         stop_at=stop_at.value if stop_at else None,
+        columns=columns,
     )
     pipeline = load_pipeline(model, device=device, precision=precision.value, scheduler=scheduler)
     report = generate(pipeline, request, progress=not quiet)
@@ -211,9 +224,10 @@ def prepare(
 
 @app.command()
 def train(
-    stage: Annotated[Stage, typer.Argument(help="Which network.")],
     data: Annotated[Path, typer.Option(metavar="DIR", help="Folder written by 'satcascade prepare'.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder; an existing run goes on.")],
+    stage: Annotated[Stage | None, typer.Argument(help="Which network.")] = None,
+    joint: Annotated[bool, typer.Option("--joint", help="Both networks: RUN/base and RUN/sr.")] = False,
     preset: Annotated[str, typer.Option(help="Name of a preset, or a YAML file.")] = "compact",
     override: Annotated[
         list[str] | None,
@@ -221,17 +235,19 @@ def train(
     ] = None,
     split: Annotated[str, typer.Option(help="The rows to train on.")] = "train",
     init_from: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Start from the averaged weights of another run.")
+        str | None, typer.Option(metavar="RUN|MODEL", help="Start from the weights of a run or a model.")
     ] = None,
     device: DeviceOption = "auto",
     processes: Annotated[int, _count("Processes (GPUs) to train on.")] = 1,
     minutes: Annotated[float | None, _amount("Stop with a checkpoint after that many.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
-    """Train one stage of a cascade.
+    """Train one stage of a cascade, or with --joint both.
 
     The same command again goes on where it was stopped.
     """
+    if (stage is None) != joint:
+        raise UsageError("say what to train: base, sr, or --joint for both")
     from satcascade.config import load_preset
 
     load_preset(preset)
@@ -244,12 +260,12 @@ def train(
         arguments += [] if init_from is None else [f"--init-from={init_from}"]
         arguments += [] if minutes is None else [f"--minutes={minutes}"]
         arguments += ["--quiet"] if quiet else []
-        _launch(processes, ["train", stage.value, *arguments])
+        _launch(processes, ["train", "--joint" if stage is None else stage.value, *arguments])
 
     from satcascade.training.run import train
 
-    checkpoint = train(
-        stage.value,
+    checkpoints = train(
+        ("base", "sr") if stage is None else (stage.value,),
         preset=preset,
         data=data,
         out=out,
@@ -261,7 +277,8 @@ def train(
         quiet=quiet,
     )
     if not quiet and os.environ.get("RANK", "0") == "0":
-        print(f"last checkpoint: {checkpoint}")
+        for checkpoint in checkpoints:
+            print(f"last checkpoint: {checkpoint}")
 
 
 @app.command()
@@ -280,6 +297,48 @@ def assemble(
 
     assemble(base_run, sr_run, out, half=half)
     print(f"model in {out}: use it with 'satcascade sample CAPTION --model {out}'")
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of imagen-pytorch's trainer.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    base: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Checkpoint to take the base stage from.")
+    ] = None,
+    weights: Annotated[
+        WeightsName, typer.Option(help="The averaged weights, or those that were trained.")
+    ] = WeightsName.ema,
+    preset: Annotated[
+        str | None, typer.Option(help="Name of a preset, or a YAML file; default: the one that fits.")
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
+) -> None:
+    """Make a model folder of a checkpoint of RSDiff, written by imagen-pytorch."""
+    for file in (checkpoint, base):
+        if file is not None and not file.is_file():
+            raise UsageError(f"no checkpoint file {file}")
+
+    from satcascade.checkpoints import convert
+
+    made = convert(checkpoint, out, base=base, weights=weights.value, preset=preset, half=half)
+    parameters = f"{made.parameters:,} parameters of preset {made.preset}"
+    missing = "" if "sr" in made.stages else ", base stage only"
+    print(f"{parameters}{missing} in {out}: use it with 'satcascade sample CAPTION --model {out}'")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="An RSDiff model: rsdiff, a folder, or owner/name.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.pt", help="The file to write.")],
+) -> None:
+    """Write an RSDiff model as a checkpoint that imagen-pytorch's trainer loads."""
+    check_model_name(model)
+
+    from satcascade.checkpoints import export
+
+    export(model, out)
+    print(f"checkpoint in {out}: load it with ImagenTrainer.load")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -339,13 +398,20 @@ def _check_out(out: Path | None) -> None:
 
 
 def _captions(
-    texts: list[str] | None, file: Path | None, data: Path | None, split: str, number: int
+    texts: list[str] | None,
+    file: Path | None,
+    data: Path | None,
+    split: str,
+    number: int,
+    draw: int | None,
+    draw_seed: int,
 ) -> tuple[Captions, str]:
     """The captions of a run, and what its folder is called by default."""
     from satcascade.captions import Captions, slug
 
     if data is not None:
-        return Captions.from_data(data, split, number), slug(f"{data.resolve().name} {split}")
+        found = Captions.from_data(data, split, number, draw, draw_seed)
+        return found, slug(f"{data.resolve().name} {split}")
     if file is not None:
         return Captions.from_file(file), slug(file.stem)
     assert texts is not None

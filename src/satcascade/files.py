@@ -76,6 +76,25 @@ def full_disk_refused(path: Path) -> Iterator[None]:
         ) from error
 
 
+def check_space(path: Path, needed: int) -> None:
+    """Refuse to begin what will not fit.
+
+    Args:
+        path: what is to be written; it and its folder may be missing.
+        needed: bytes.
+
+    Raises:
+        SatcascadeError: fewer bytes are free there.
+    """
+    folder = next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise SatcascadeError(
+            f"no space left on the device for {path}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} "
+            "GB are free, free some space and run the same command again"
+        )
+
+
 def _is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)

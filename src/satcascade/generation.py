@@ -74,6 +74,7 @@ class GenerationRequest:
         base_steps, sr_steps: sampling steps; None for the model's own.
         base_guidance, sr_guidance: guidance scales; None for the model's own.
         stop_at: ``base`` leaves super-resolution out.
+        columns: of the contact sheet; None makes it as square as it gets.
 
     Raises:
         UsageError: a number is out of its range.
@@ -90,6 +91,7 @@ class GenerationRequest:
     base_guidance: float | None = None
     sr_guidance: float | None = None
     stop_at: str | None = None
+    columns: int | None = None
 
     def __post_init__(self) -> None:
         positive = {
@@ -97,6 +99,7 @@ class GenerationRequest:
             "batch size": self.batch_size,
             "base steps": self.base_steps,
             "super-resolution steps": self.sr_steps,
+            "columns": self.columns,
         }
         for name, value in positive.items():
             if value is not None and value < 1:
@@ -292,7 +295,7 @@ class _Run:
             _write_text(part, "".join(_manifest_line(files[index]) for index in indices))
             return False
         _write_text(self.out / MANIFEST, "".join(map(_manifest_line, files)))
-        _write_grid(self.out / GRID, files)
+        _write_grid(self.out / GRID, files, self.request.columns)
         for part in self.out.glob("manifest.shard-*-of-*.jsonl"):
             part.unlink()
         return True
@@ -393,10 +396,10 @@ def _write_text(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _write_grid(path: Path, files: Sequence[Path]) -> None:
-    """A contact sheet of the first images, as square as it gets."""
+def _write_grid(path: Path, files: Sequence[Path], columns: int | None) -> None:
+    """A contact sheet of the first images, as square as it gets where ``columns`` does not say otherwise."""
     shown = files[:_GRID_IMAGES]
-    columns = math.ceil(math.sqrt(len(shown)))
+    columns = min(columns or math.ceil(math.sqrt(len(shown))), len(shown))
     rows = math.ceil(len(shown) / columns)
     with Image.open(shown[0]) as first:
         cell = first.width + _GRID_GAP

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from satcascade.errors import SatcascadeError
-from satcascade.model_names import BUILTIN_NAMES, check_model_name
+from satcascade.model_names import BUILTIN_NAMES, RELEASED_NAME, check_model_name
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +20,8 @@ def model_folder(model: str | Path, **hub: Any) -> Path:
     """The folder of a model, fetched from the hub if need be (safetensors and JSON only).
 
     Args:
-        model: ``builtin``, ``compact``, a folder, or ``owner/name`` on the hub.
+        model: ``builtin``, ``compact``, ``rsdiff`` (the released weights, converted at the first use), a
+            folder, or ``owner/name`` on the hub.
         hub: arguments of ``huggingface_hub.snapshot_download``.
 
     Raises:
@@ -34,6 +35,10 @@ def model_folder(model: str | Path, **hub: Any) -> Path:
                 "this installation has no built-in weights: install a released package or name a model folder"
             )
         return BUILTIN
+    if name == RELEASED_NAME:
+        from satcascade import released
+
+        return released.released_model(released.RSDIFF, **hub)
     folder = Path(name)
     if not folder.is_dir():
         folder = _from_hub(name, hub)
