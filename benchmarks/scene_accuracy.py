@@ -78,9 +78,11 @@ def fit_probe(x: Tensor, labels: Tensor, classes: int) -> torch.nn.Linear:
 def frechet(a: Tensor, b: Tensor) -> float:
     """Frechet distance of two feature sets (N, D), (M, D) with sample covariances."""
     mean = (a.mean(0) - b.mean(0)).square().sum()
-    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
-    eigenvalues = torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0)
-    return float(mean + cov_a.trace() + cov_b.trace() - 2 * eigenvalues.sqrt().sum())
+    a, b = ((x - x.mean(0)) / (len(x) - 1) ** 0.5 for x in (a, b))
+    # The trace of the root of the covariances' product is the sum of these singular values: exact also
+    # where there are fewer images than features, and the covariances are singular.
+    root = torch.linalg.svdvals(a @ b.T).sum()
+    return float(mean + a.square().sum() + b.square().sum() - 2 * root)
 
 
 def real_features(dataset: PreparedDataset, network: torch.nn.Module) -> Tensor:
