@@ -36,7 +36,7 @@ from satcascade.training.batches import Batch
 from satcascade.training.loss import DenoisingLoss
 
 DATA = Path(__file__).parent / "data"
-FOLDER = Path(os.environ.get("SATCASCADE_REFERENCE") or DATA / "imagen-small")
+FOLDER = Path(os.environ.get("SATCASCADE_REFERENCE") or DATA / "imagen-tiny")
 REFERENCE = json.loads((FOLDER / "reference.json").read_text())
 TOLERANCE = 1e-4
 SAMPLING_TOLERANCE = 1e-3
