@@ -341,6 +341,67 @@ def export(
     print(f"checkpoint in {out}: load it with ImagenTrainer.load")
 
 
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Folder of generated images with a captions.txt.")],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="A prepared set, or a published one.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="REPORT", help="The folder to write.")],
+    split: Annotated[str, typer.Option(help="The real images to compare with.")] = "test",
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="A,B", help="Of frechet, kernel, manifold, scene, ... (see the docs)."),
+    ] = None,
+    features: Annotated[
+        str, typer.Option(metavar="A,B", help="Feature networks, the first for all but the distances.")
+    ] = "efficientnet-lite0",
+    clip: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="CLIP model of the CLIP-score.")
+    ] = "openai/clip-vit-base-patch32",
+    inception_weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The Inception networks' weights, where not fetched.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
+) -> None:
+    """Measure generated images against real ones."""
+    for folder in (bundle, data):
+        if not folder.exists():
+            raise UsageError(f"no folder {folder}")
+
+    from satcascade.evaluation.run import EvaluationRequest, evaluate
+
+    request = EvaluationRequest(
+        bundle=bundle,
+        data=data,
+        out=out,
+        split=split,
+        metrics=None if metrics is None else _names(metrics),
+        features=_names(features),
+        clip=clip,
+        inception_weights=inception_weights,
+    )
+    found = evaluate(request, progress=not quiet)
+    if not quiet:
+        for name, value in found.items():
+            print(f"{name:45s} {value:>10,}" if isinstance(value, int) else f"{name:45s} {value:>10.4f}")
+        print(f"report in {out}: 'satcascade report {out}' makes a page of it")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="REPORT ...", help="The first is the main one.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The page to write.")] = Path(
+        "report.html"
+    ),
+    sweep: Annotated[
+        list[Path] | None, typer.Option(metavar="TSV", help="Table of a sweep, for its curves; repeatable.")
+    ] = None,
+) -> None:
+    """Make one self-contained page of evaluations."""
+    from satcascade.evaluation.report import write_report
+
+    print(f"page in {write_report(folders, out, sweep or [])}")
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and exit: 0 done, 1 could not be done, 2 wrong usage, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -390,6 +451,10 @@ def _show_warning(debug: bool, message: Warning | str, category: type[Warning], 
     """Show our own warnings as one line; those of libraries about themselves only with ``--debug``."""
     if debug or category.__module__.startswith("satcascade"):
         print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _check_out(out: Path | None) -> None:

@@ -1,0 +1,264 @@
+"""Figures of the report page: SVG to stand in HTML, whose colours are the page's own, light or dark."""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec
+
+from satcascade.evaluation.report_data import Report, Sweep
+from satcascade.evaluation.report_tables import SET_MEASURES, SINGLE_MEASURES, network_title, networks
+
+# Drawn in these colours, shown in the page's variables: no other colour is used in a figure.
+_INK, _RULE = "#010203", "#010204"
+_SERIES = ("#010205", "#010206", "#010207", "#010208", "#010209")
+_VARIABLES = {_INK: "--ink", _RULE: "--rule"} | {x: f"--series-{i}" for i, x in enumerate(_SERIES, 1)}
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "satcascade",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _RULE,
+    "axes.labelcolor": _INK,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _RULE,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4,
+}
+_NOT_SWEPT = ("n", "split", "seed", "n_generated", "n_real", "best")
+_BOUNDS = ("_low", "_high", "_std")
+_MEASURES = (*SET_MEASURES, *SINGLE_MEASURES, "fid", "kid", "seconds")
+
+
+@dataclass(frozen=True)
+class FigureSvg:
+    """A figure: its ``<svg>`` element, and what it shows in words."""
+
+    svg: str
+    text: str
+
+
+@dataclass(frozen=True)
+class _Series:
+    """One line: its points, and each one's reach below and above, 0 where unknown."""
+
+    name: str
+    x: list[float]
+    y: list[float]
+    below: list[float]
+    above: list[float]
+
+
+P = ParamSpec("P")
+
+
+def _styled(draw: Callable[P, FigureSvg]) -> Callable[P, FigureSvg]:
+    """Let a function draw in this page's style, whatever the user's own matplotlib settings are."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> FigureSvg:
+        import matplotlib as mpl
+
+        with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "backend": mpl.rcParams["backend"]}):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+@_styled
+def confusion_figure(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> FigureSvg:
+    """The confusion matrix, each row as shares of its sum: darker is more."""
+    n = len(classes)
+    figure, axes = _figure(1.6 + 0.19 * n, 1.3 + 0.19 * n)
+    from matplotlib.patches import Rectangle
+
+    for row, counts in enumerate(confusion):
+        total = sum(counts) or 1
+        for column, count in enumerate(counts):
+            if count:
+                share = 0.08 + 0.92 * count / total
+                axes.add_patch(Rectangle((column, row), 1, 1, facecolor=_SERIES[0], alpha=share, linewidth=0))
+    axes.set(xlim=(0, n), ylim=(n, 0), aspect="equal", xlabel="recognised as", ylabel="asked for")
+    ticks = [i + 0.5 for i in range(n)]
+    axes.set_xticks(ticks, [_plain(name) for name in classes], rotation=90)
+    axes.set_yticks(ticks, [_plain(name) for name in classes])
+    axes.tick_params(length=0, labelsize=8)
+    axes.spines[["top", "right"]].set_visible(True)
+    text = f"Confusion matrix of {n} scene classes; the table above names the commonest confusion of each."
+    return _svg(figure, text, "confusion")
+
+
+def comparison_figures(reports: Sequence[Report], names: Sequence[str]) -> list[FigureSvg]:
+    """A small figure for each measure that at least two reports have, in the order of the reports."""
+    columns = [report.metrics for report in reports]
+    keys = [(stem, network) for stem in SET_MEASURES for network in networks(columns, stem)]
+    keys += [(stem, "") for stem in SINGLE_MEASURES]
+    figures = []
+    for stem, network in keys:
+        key = _key(stem, network)
+        have = [i for i, metrics in enumerate(columns) if key in metrics]
+        if len(have) < 2:
+            continue
+        bounds = [_bounds(columns[i], stem, network) for i in have]
+        below, above = [low for low, _ in bounds], [high for _, high in bounds]
+        series = _Series("", [float(i) for i in have], [columns[i][key] for i in have], below, above)
+        figures.append(_curves(_title(stem, network), "", [series], list(names), f"compare-{len(figures)}"))
+    return figures
+
+
+def sweep_figures(sweep: Sweep, prefix: str) -> list[FigureSvg]:
+    """A small figure for each measure of a sweep, over the setting with the most values.
+
+    The other settings that vary make a line each.
+
+    Args:
+        sweep: its table.
+        prefix: of the identifiers in the SVG, another one for each sweep of a page.
+    """
+    measures = [column for column in sweep.columns if _stem(column) in _MEASURES]
+    settings = [
+        column
+        for column in sweep.columns
+        if _without_bound(_stem(column)) not in _MEASURES
+        and column not in _NOT_SWEPT
+        and len({row[column] for row in sweep.rows}) > 1
+    ]
+    if not settings:
+        return []
+    along = max(settings, key=lambda column: len({row[column] for row in sweep.rows}))
+    others = [column for column in settings if column != along]
+    values = list(dict.fromkeys(row[along] for row in sweep.rows))
+    labels = None if all(_float(value) is not None for value in values) else values
+    figures = []
+    for column in measures:
+        lines: dict[str, list[tuple[float, float, float, float]]] = {}
+        stem, _, network = column.partition("/")
+        for row in sweep.rows:
+            y, x = _float(row[column]), _float(row[along])
+            x = float(values.index(row[along])) if labels else x
+            if x is None or y is None:
+                continue
+            numbers = {key: found for key, text in row.items() if (found := _float(text)) is not None}
+            name = ", ".join(f"{other} {row[other]}" for other in others)
+            lines.setdefault(name, []).append((x, y, *_bounds(numbers, stem, network)))
+        series = []
+        for name, points in lines.items():
+            xs, ys, below, above = (list(part) for part in zip(*sorted(points), strict=True))
+            series.append(_Series(name, xs, ys, below, above))
+        if series:
+            figures.append(_curves(_title(stem, network), along, series, labels, f"{prefix}-{len(figures)}"))
+    return figures
+
+
+@_styled
+def _curves(
+    title: str, xlabel: str, series: Sequence[_Series], labels: list[str] | None, prefix: str
+) -> FigureSvg:
+    figure, axes = _figure(3.5, 2.6 if labels is None else 2.9)
+    for number, line in enumerate(series):
+        axes.errorbar(
+            line.x,
+            line.y,
+            yerr=[line.below, line.above] if any(line.below + line.above) else None,
+            # Beyond the colours there are, the marker tells lines apart.
+            color=_SERIES[number % len(_SERIES)],
+            marker="os^Dv"[number // len(_SERIES) % 5],
+            linestyle="-" if len(line.x) > 1 else "none",
+            capsize=2,
+            elinewidth=1,
+            label=_plain(line.name),
+        )
+    axes.set_title(_plain(title))
+    axes.set_xlabel(_plain(xlabel))
+    axes.grid(axis="y", linewidth=0.6)
+    axes.tick_params(length=0)
+    if labels is not None:
+        short = [_plain(label if len(label) <= 16 else f"{label[:15]}…") for label in labels]
+        axes.set_xticks(range(len(labels)), short, rotation=30, ha="right")
+        axes.margins(x=0.15)
+    if len(series) > 1:
+        axes.legend()
+    points = "; ".join(
+        f"{line.name + ': ' if line.name else ''}"
+        + ", ".join(
+            f"{labels[int(x)] if labels else f'{x:g}'} {y:.4g}" for x, y in zip(line.x, line.y, strict=True)
+        )
+        for line in series
+    )
+    return _svg(figure, f"{title}{f' by {xlabel}' if xlabel else ''}. {points}.", prefix)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Any, text: str, prefix: str) -> FigureSvg:
+    file = io.StringIO()
+    empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(file, format="svg", transparent=True, metadata=empty)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    # Identifiers are unique in a page only if each figure has its own.
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    svg = re.sub(r"font: (\S+) [^;\"]*", r"font: \1 inherit", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return FigureSvg(svg.replace("<svg", '<svg aria-hidden="true"', 1), text)
+
+
+def _bounds(values: dict[str, float], stem: str, network: str) -> tuple[float, float]:
+    """How far a value reaches below and above, by its interval or its standard deviation.
+
+    That of a CLIP-score is of single images, not of the mean, and is not drawn.
+    """
+    y = values[_key(stem, network)]
+    low, high, std = (values.get(_key(stem + end, network)) for end in _BOUNDS)
+    if low is not None and high is not None:
+        return max(y - low, 0.0), max(high - y, 0.0)
+    return (std, std) if std is not None and stem in SET_MEASURES else (0.0, 0.0)
+
+
+def _key(stem: str, network: str) -> str:
+    return f"{stem}/{network}" if network else stem
+
+
+def _without_bound(stem: str) -> str:
+    return next((stem.removesuffix(end) for end in _BOUNDS if stem.endswith(end)), stem)
+
+
+def _stem(column: str) -> str:
+    return column.partition("/")[0]
+
+
+def _title(stem: str, network: str) -> str:
+    known = SET_MEASURES.get(stem) or SINGLE_MEASURES.get(stem)
+    title = str(known[0]) if known else stem.replace("_", " ")
+    return f"{title}, {network_title(network).partition(',')[0]}" if network else title
+
+
+def _float(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,131 @@
+"""Scene accuracy: whether generated images show the scene class of their caption."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from satcascade.evaluation.probe import LabelledFeatures, LinearProbe
+
+
+@dataclass(frozen=True)
+class ClassAccuracy:
+    """One scene class; an accuracy is None where it has no images.
+
+    Attributes:
+        name: the class.
+        n_generated, n_real: its generated and its real test images.
+        accuracy: share of its generated images that the probe fitted on real images tells.
+        accuracy_real: the same of its real test images.
+        zero_shot: share of its real test images that the probe fitted on generated images tells.
+        taken_for: the commonest wrong answer on its generated images, None where there is none.
+    """
+
+    name: str
+    n_generated: int
+    n_real: int
+    accuracy: float | None
+    accuracy_real: float | None
+    zero_shot: float | None
+    taken_for: str | None
+
+
+@dataclass(frozen=True)
+class SceneAccuracy:
+    """The answers of the two probes. C classes; a confusion has a row a true class, a column an answer.
+
+    Attributes:
+        classes: names of the C classes.
+        answers: int64 (N,), what the probe fitted on real images takes each generated image for.
+        confusion: int64 (C, C), generated images, asked of the probe fitted on real training images.
+        confusion_real: the same probe, real test images: what is to be had at best.
+        confusion_zero_shot: real test images, asked of the probe fitted on generated images.
+    """
+
+    classes: tuple[str, ...]
+    answers: Tensor
+    confusion: Tensor
+    confusion_real: Tensor
+    confusion_zero_shot: Tensor
+
+    @property
+    def missing(self) -> list[str]:
+        """Classes without generated images: the zero-shot probe has not seen them."""
+        return [row.name for row in self.table() if not row.n_generated]
+
+    def table(self) -> list[ClassAccuracy]:
+        """A row a class."""
+        rows = []
+        for number, name in enumerate(self.classes):
+            wrong = self.confusion[number].clone()
+            wrong[number] = 0
+            rows.append(
+                ClassAccuracy(
+                    name,
+                    int(self.confusion[number].sum()),
+                    int(self.confusion_real[number].sum()),
+                    _told(self.confusion, number),
+                    _told(self.confusion_real, number),
+                    _told(self.confusion_zero_shot, number),
+                    self.classes[int(wrong.argmax())] if wrong.any() else None,
+                )
+            )
+        return rows
+
+    def metrics(self) -> dict[str, float | int]:
+        """Flat keys for ``metrics.json``."""
+        return {
+            "scene_accuracy": _accuracy(self.confusion),
+            "scene_accuracy_real": _accuracy(self.confusion_real),
+            "zero_shot_accuracy": _accuracy(self.confusion_zero_shot),
+        }
+
+
+def scene_accuracy(
+    train: LabelledFeatures,
+    test: LabelledFeatures,
+    generated: LabelledFeatures,
+    classes: list[str],
+    seed: int = 0,
+) -> SceneAccuracy:
+    """Ask a probe fitted on real images about generated ones, and the other way round.
+
+    The other way round is the "zero-shot" overall accuracy of the literature on text to satellite image: a
+    classifier that has seen generated images alone, tested on real ones. Real images of classes that were
+    not generated count there as wrong.
+
+    Args:
+        train: real training images.
+        test: real test images.
+        generated: generated images with the classes of their captions' rows.
+        classes: names of the classes.
+        seed: of the probes' initial weights.
+
+    Raises:
+        UsageError: the widths of the features differ.
+    """
+    real_probe = LinearProbe(train, len(classes), seed)
+    generated_probe = LinearProbe(generated, len(classes), seed)
+    return SceneAccuracy(
+        tuple(classes),
+        real_probe(generated.features),
+        _confusion(real_probe, generated, len(classes)),
+        _confusion(real_probe, test, len(classes)),
+        _confusion(generated_probe, test, len(classes)),
+    )
+
+
+def _confusion(probe: LinearProbe, data: LabelledFeatures, classes: int) -> Tensor:
+    cells = torch.bincount(data.labels * classes + probe(data.features), minlength=classes**2)
+    return cells.reshape(classes, classes)
+
+
+def _accuracy(confusion: Tensor) -> float:
+    return int(confusion.trace()) / int(confusion.sum())
+
+
+def _told(confusion: Tensor, number: int) -> float | None:
+    total = int(confusion[number].sum())
+    return int(confusion[number, number]) / total if total else None
