@@ -261,6 +261,21 @@ def test_a_whole_run_gives_the_recorded_images(run: RecordedRun):
     assert max(errors) < max(SAMPLING_TOLERANCE, 4 * moved)
 
 
+@torch.inference_mode()
+def test_the_faster_ways_of_large_images_compute_the_same(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+):
+    text = recorded.unet.encode_text(recorded.embeddings, recorded.mask)
+    plain = recorded.predict(text)
+    for limit in ("_EXPLICIT_WEIGHTS", "_EXPLICIT_NORM", "_SMALL_PRODUCT"):
+        monkeypatch.setattr(f"satcascade.models.rsdiff_unet.{limit}", 0)
+    # Pieces that do not divide the image, so that the last one is smaller.
+    monkeypatch.setattr("satcascade.models.rsdiff_unet._PIECE", 3000)
+    fast = recorded.predict(text)
+    assert not torch.equal(fast, plain)
+    assert error(fast, plain) < TOLERANCE
+
+
 def test_names_make_the_round_trip(recorded: Recorded):
     config = recorded.unet.config
     back = to_imagen_names(from_imagen_names(recorded.weights, config), config)

@@ -141,8 +141,9 @@ def posterior(x_t: Tensor, x0: Tensor, log_snr: Tensor, next_log_snr: Tensor) ->
     next_alpha, next_sigma = alpha_sigma(next_log_snr)
     log_ratio = (log_snr - next_log_snr).float().reshape(-1, 1, 1, 1)
     c = -torch.expm1(log_ratio)
-    mean = next_alpha * (torch.exp(log_ratio) / alpha * x_t + c * x0)
-    return mean, next_sigma * c.sqrt()
+    # As RSDiff's networks are sampled, with the rounding of 1 - c and of the logarithm.
+    mean = next_alpha * (x_t * (1 - c) / alpha + c * x0)
+    return mean, (0.5 * (next_sigma**2 * c).clamp(min=1e-20).log()).exp()
 
 
 def loss_weight(

@@ -22,8 +22,7 @@ from torch import Tensor
 
 # Imported for their names: model_index.json refers to a network by module, and diffusers looks for that
 # module among those already imported.
-import satcascade.models.compact_unet
-import satcascade.models.rsdiff_unet  # noqa: F401
+import satcascade.models.compact_unet  # noqa: F401
 from satcascade.devices import pick_device
 from satcascade.diffusion import add_noise, alpha_sigma, dynamic_threshold, guide, to_x0
 from satcascade.errors import SatcascadeError, UsageError
@@ -31,6 +30,7 @@ from satcascade.files import folder_written_whole, sha256_of_file
 from satcascade.model_files import check_fit, check_weights, model_folder, one_line, weight_files
 from satcascade.model_names import BUILTIN_NAMES
 from satcascade.models.denoiser import TextCondition, resize_low_res
+from satcascade.models.rsdiff_unet import RSDiffUNet
 from satcascade.precision import autocast, compute_dtype
 from satcascade.rsdiff_scheduler import RSDiffScheduler
 from satcascade.schedulers import check_scheduler, set_steps, swap_scheduler
@@ -457,10 +457,13 @@ class CascadePipeline(DiffusionPipeline):
             x = draw()
         else:
             low_res_log_snr = torch.full((count,), config.low_res_log_snr, device=device)
-            resized = resize_low_res(base, size, unet.config.low_res_resize)
+            # By way of [0, 1], where the stages of RSDiff meet: that rounds.
+            resized = resize_low_res((base + 1) * 0.5 * 2 - 1, size, unet.config.low_res_resize)
             low_res = add_noise(resized, draw(), low_res_log_snr)
             x = draw()
         x = x * scheduler.init_noise_sigma
+        # A batch of both branches rounds otherwise than RSDiff's own sampler, and on a CPU gains it nothing.
+        one_by_one = device.type == "cpu" and isinstance(unet, RSDiffUNet)
 
         # One context for the whole stage: it keeps the weights it has cast. The solver's state stays float32.
         with autocast(self.compute_dtype, device):
@@ -468,7 +471,11 @@ class CascadePipeline(DiffusionPipeline):
             for step, timestep in enumerate(scheduler.timesteps):
                 x_t = scheduler.scale_model_input(x, timestep)
                 log_snr = torch.full((count,), plan.log_snrs[step], device=device)
-                if plan.guided[step]:
+                if plan.guided[step] and one_by_one:
+                    conditional = unet(x_t, log_snr, **condition.captioned()).float()
+                    unconditional = unet(x_t, log_snr, **condition.null()).float()
+                    prediction = guide(conditional, unconditional, plan.guidance, config.projected_guidance)
+                elif plan.guided[step]:
                     both = unet(torch.cat([x_t, x_t]), torch.cat([log_snr, log_snr]), **condition.both())
                     conditional, unconditional = both.float().chunk(2)
                     prediction = guide(conditional, unconditional, plan.guidance, config.projected_guidance)
@@ -579,7 +586,8 @@ class _Condition:
         if not guided:
             return cls(count, unet.encode_text(embeddings, mask), low_res, low_res_log_snr)
         keep = torch.arange(2 * count, device=mask.device) < count
-        condition = unet.encode_text(embeddings.repeat(2, 1, 1), mask.repeat(2, 1), keep)
+        # Each for itself, as RSDiff's own sampler does: in one batch they may round otherwise.
+        condition = TextCondition.cat([unet.encode_text(embeddings, mask, kept) for kept in keep.chunk(2)])
         if low_res is None or low_res_log_snr is None:
             return cls(count, condition, None, None)
         return cls(count, condition, low_res.repeat(2, 1, 1, 1), low_res_log_snr.repeat(2))
@@ -589,6 +597,9 @@ class _Condition:
 
     def captioned(self) -> dict[str, Any]:
         return self._arguments(slice(self.count))
+
+    def null(self) -> dict[str, Any]:
+        return self._arguments(slice(self.count, None))
 
     def _arguments(self, rows: slice) -> dict[str, Any]:
         if self.low_res is None or self.low_res_log_snr is None:

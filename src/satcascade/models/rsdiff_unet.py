@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -25,8 +26,17 @@ from satcascade.models.denoiser import TextCondition
 # Queries and keys have unit length, so that their product is a cosine; this is what softmax sees of it.
 _COSINE_SCALE = 8.0
 _SKIP_SCALE = 2**-0.5
-# Weights between queries and keys of one image, up to which float32 attention writes them out.
+# On a CPU small problems are computed operation by operation as imagen-pytorch does, and only large ones in
+# faster ways, which round otherwise: networks with random weights amplify rounding hundreds of times, and
+# small ones are what both libraries are compared by.
+# Weights between queries and keys of one image, up to which attention writes them out.
 _EXPLICIT_WEIGHTS = 2**20
+# Numbers up to which a layer normalisation is written out.
+_EXPLICIT_NORM = 2**18
+# Multiplications up to which a linear map is left to PyTorch's default.
+_SMALL_PRODUCT = 2**26
+# Numbers in a piece of an image or of attention weights that a CPU works on at a time: its caches hold it.
+_PIECE = 2**21
 
 _T = TypeVar("_T")
 
@@ -230,12 +240,17 @@ class RSDiffUNet(ModelMixin, ConfigMixin):
         if not (low_res is not None) == (low_res_log_snr is not None) == self.config.low_res:
             raise ValueError("low_res and low_res_log_snr go to a super-resolution network, and to no other")
         dtype = self.out.weight.dtype
-        x = sample = sample.to(dtype)
+        x = sample.to(dtype)
+        # By the image, not the batch: the same way whatever an image is batched with.
+        large = x[0, 0].numel() * self.config.width >= _PIECE // 2
+        # Small images on a CPU keep the usual format: other formats are other kernels, which round otherwise.
+        layout = torch.channels_last if large or x.device.type != "cpu" else torch.contiguous_format
+        scratch = _Scratch() if large and _on_cpu_without_gradients(x) else None
         vector, tokens = self.noise_level(log_snr)
         if low_res is not None:
             assert self.low_res_level is not None
             low_res = low_res.to(dtype)
-            x = torch.cat([sample, low_res], dim=1)
+            x = torch.cat([x, low_res], dim=1)
             more_vector, more_tokens = self.low_res_level(low_res_log_snr)
             vector, tokens = vector + more_vector, torch.cat([tokens, more_tokens], dim=1)
         # All blocks read the vector through the same nonlinearity.
@@ -243,17 +258,84 @@ class RSDiffUNet(ModelMixin, ConfigMixin):
         tokens = self.token_norm(tokens)
         tokens = torch.cat([tokens, text.tokens.to(tokens.dtype)], dim=1)
 
-        x = self.stem(x)
+        condition = _Condition(vector, tokens, scratch, layout)
+
+        x = self.stem(x.contiguous(memory_format=layout))
         skips: list[Tensor] = []
         for layer in self.down:
-            x = layer.descend(x, vector, tokens, skips)
-        x = self.middle(x, vector, tokens)
+            x = layer.descend(x, condition, skips)
+        x = self.middle(x, condition)
         for layer in self.up:
-            x = layer.ascend(x, vector, tokens, skips)
-        x = self.last_block(x, vector)
+            x = layer.ascend(x, condition, skips)
+        x = self.last_block(x, condition)
         if low_res is not None:
-            x = torch.cat([x, low_res.to(x.dtype)], dim=1)
+            low_res = low_res.to(x.dtype, memory_format=layout)
+            x = torch.cat([x, low_res], dim=1)
         return self.out(x).float()
+
+
+def _on_cpu_without_gradients(x: Tensor) -> bool:
+    """Whether memory may be reused, in pieces that fit a CPU's caches: neither autograd nor a GPU gains."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear``, in float32 on a CPU by oneDNN where it is large.
+
+    PyTorch takes another library for it, which on AMD's processors is 2.4 times slower.
+    """
+    if (
+        x.dtype is weight.dtype is torch.float32
+        and x.numel() * len(weight) > _SMALL_PRODUCT
+        and _on_cpu_without_gradients(x)
+        and not torch.is_autocast_enabled("cpu")
+        # A private operator, the one that torch.compile calls.
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    ):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+class _Linear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return _product(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class _Condition:
+    """What blocks know beside the image.
+
+    Attributes:
+        vector: (B, vector_dim) noise level and caption, through the nonlinearity that all blocks start with.
+        tokens: (B, M, cond_dim) condition tokens.
+        scratch: memory that blocks may share; None where results must stay (autograd) or it does not pay.
+        layout: memory format of images between layers.
+    """
+
+    vector: Tensor
+    tokens: Tensor
+    scratch: _Scratch | None
+    layout: torch.memory_format
+
+
+class _Scratch:
+    """Memory that is used again and again within one call of the network.
+
+    A large tensor on a CPU is new memory every time, which the system has to clear page by page: that takes
+    longer than to fill it.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def image(self, purpose: str, like: Tensor, channels: int) -> Tensor:
+        """An image batch like ``like`` in channels-last format; valid until the next one for ``purpose``."""
+        batch, _, height, width = like.shape
+        shape = (batch, height, width, channels)
+        memory = self._memory.get((purpose, like.dtype))
+        if memory is None or memory.numel() < math.prod(shape):
+            memory = self._memory[purpose, like.dtype] = like.new_empty(math.prod(shape))
+        return memory[: math.prod(shape)].view(shape).permute(0, 3, 1, 2)
 
 
 class _NoiseLevel(nn.Module):
@@ -263,9 +345,9 @@ class _NoiseLevel(nn.Module):
         super().__init__()
         self.cond_dim = cond_dim
         self.frequencies = nn.Parameter(torch.randn(sinusoidal_dim // 2))
-        self.hidden = nn.Linear(sinusoidal_dim + 1, vector_dim)
-        self.vector = nn.Linear(vector_dim, vector_dim)
-        self.tokens = nn.Linear(vector_dim, tokens * cond_dim)
+        self.hidden = _Linear(sinusoidal_dim + 1, vector_dim)
+        self.vector = _Linear(vector_dim, vector_dim)
+        self.tokens = _Linear(vector_dim, tokens * cond_dim)
 
     def forward(self, log_snr: Tensor) -> tuple[Tensor, Tensor]:
         log_snr = log_snr.float()[:, None]
@@ -281,15 +363,15 @@ class _TextHead(nn.Module):
     def __init__(self, text_dim: int, cond_dim: int, vector_dim: int, length: int, resampler: _Resampler):
         super().__init__()
         self.length = length
-        self.project = nn.Linear(text_dim, cond_dim)
+        self.project = _Linear(text_dim, cond_dim)
         self.null_tokens = nn.Parameter(torch.randn(1, length, cond_dim))
         self.null_pooled = nn.Parameter(torch.randn(1, vector_dim))
         self.resampler = resampler
         self.pooled = nn.Sequential(
             nn.LayerNorm(cond_dim),
-            nn.Linear(cond_dim, vector_dim),
+            _Linear(cond_dim, vector_dim),
             nn.SiLU(),
-            nn.Linear(vector_dim, vector_dim),
+            _Linear(vector_dim, vector_dim),
         )
 
     def forward(self, embeddings: Tensor, mask: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -326,7 +408,7 @@ class _Resampler(nn.Module):
         self.positions = nn.Parameter(torch.randn(positions, width))
         self.latents = nn.Parameter(torch.randn(latents, width))
         self.from_mean = (
-            nn.Sequential(_GainNorm(width), nn.Linear(width, width * mean_latents)) if mean_latents else None
+            nn.Sequential(_GainNorm(width), _Linear(width, width * mean_latents)) if mean_latents else None
         )
         self.layers = nn.ModuleList(_ResamplerLayer(width, heads, head_dim, ff_mult) for _ in range(depth))
 
@@ -351,8 +433,8 @@ class _ResamplerLayer(nn.Module):
         self.feed_forward = _feed_forward(width, ff_mult)
 
     def forward(self, latents: Tensor, tokens: Tensor) -> Tensor:
-        latents = latents + self.attention(latents, tokens)
-        return latents + self.feed_forward(latents)
+        latents = self.attention(latents, tokens) + latents
+        return self.feed_forward(latents) + latents
 
 
 class _ResamplerAttention(nn.Module):
@@ -361,11 +443,11 @@ class _ResamplerAttention(nn.Module):
         inner = heads * head_dim
         self.token_norm = nn.LayerNorm(width)
         self.latent_norm = nn.LayerNorm(width)
-        self.query = nn.Linear(width, inner, bias=False)
-        self.key_value = nn.Linear(width, 2 * inner, bias=False)
+        self.query = _Linear(width, inner, bias=False)
+        self.key_value = _Linear(width, 2 * inner, bias=False)
         self.query_scale = nn.Parameter(torch.ones(head_dim))
         self.key_scale = nn.Parameter(torch.ones(head_dim))
-        self.out = nn.Linear(inner, width, bias=False)
+        self.out = _Linear(inner, width, bias=False)
         self.out_norm = nn.LayerNorm(width)
 
     def forward(self, latents: Tensor, tokens: Tensor) -> Tensor:
@@ -376,18 +458,13 @@ class _ResamplerAttention(nn.Module):
 
 
 class _GainNorm(nn.LayerNorm):
-    """Layer normalisation with a gain and no bias.
-
-    On a CPU in float32 it is written out, like small attention below: networks with random weights amplify
-    rounding hundreds of times, and the fused kernels round otherwise than the library whose outputs these
-    weights' are compared with.
-    """
+    """Layer normalisation with a gain and no bias."""
 
     def __init__(self, width: int):
         super().__init__(width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype is not torch.float32 or x.device.type != "cpu":
+        if x.dtype is not torch.float32 or x.device.type != "cpu" or x.numel() > _EXPLICIT_NORM:
             return super().forward(x)
         # Not torch.var_mean, whose mean rounds otherwise.
         variance, mean = x.var(dim=-1, correction=0, keepdim=True), x.mean(dim=-1, keepdim=True)
@@ -401,17 +478,18 @@ class _Attention(nn.Module):
         super().__init__()
         self.source_heads = source_heads
         self.norm = _GainNorm(width)
-        self.query = nn.Linear(width, heads * head_dim, bias=False)
-        self.key_value = nn.Linear(source_dim, 2 * source_heads * head_dim, bias=False)
+        self.query = _Linear(width, heads * head_dim, bias=False)
+        self.key_value = _Linear(source_dim, 2 * source_heads * head_dim, bias=False)
         self.null_key_value = nn.Parameter(torch.randn(2, head_dim))
         self.query_scale = nn.Parameter(torch.ones(head_dim))
         self.key_scale = nn.Parameter(torch.ones(head_dim))
-        self.out = nn.Sequential(nn.Linear(heads * head_dim, width, bias=False), _GainNorm(width))
+        self.out = nn.Sequential(_Linear(heads * head_dim, width, bias=False), _GainNorm(width))
 
-    def _attend(self, x: Tensor, source: Tensor) -> Tensor:
-        """Attend to ``source``, keys then values (B, M, 2 source_heads head_dim), and to the null pair."""
-        null = self.null_key_value.to(source.dtype).repeat(1, self.source_heads).flatten()
-        source = torch.cat([null.expand(len(source), 1, -1), source], dim=1)
+    def _attend(self, x: Tensor, *sources: Tensor) -> Tensor:
+        """Attend to keys with values (B, M, 2 source_heads head_dim); the null pair comes before the last."""
+        *others, last = sources
+        null = self.null_key_value.to(last.dtype).repeat(1, self.source_heads).flatten()
+        source = torch.cat([*others, null.expand(len(last), 1, -1), last], dim=1)
         return self.out(_cosine_attention(self.query(x), source, self.query_scale, self.key_scale))
 
 
@@ -434,15 +512,13 @@ class _SelfAttention(_Attention):
     def __init__(self, width: int, heads: int, head_dim: int, cond_dim: int | None):
         super().__init__(width, heads, head_dim, width, 1)
         self.condition = (
-            nn.Sequential(nn.LayerNorm(cond_dim), nn.Linear(cond_dim, 2 * head_dim)) if cond_dim else None
+            nn.Sequential(nn.LayerNorm(cond_dim), _Linear(cond_dim, 2 * head_dim)) if cond_dim else None
         )
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         x = self.norm(x)
-        source = self.key_value(x)
-        if self.condition is not None:
-            source = torch.cat([self.condition(condition), source], dim=1)
-        return self._attend(x, source)
+        sources = [] if self.condition is None else [self.condition(condition)]
+        return self._attend(x, *sources, self.key_value(x))
 
 
 def _cosine_attention(query: Tensor, source: Tensor, query_scale: Tensor, key_scale: Tensor) -> Tensor:
@@ -458,35 +534,56 @@ def _cosine_attention(query: Tensor, source: Tensor, query_scale: Tensor, key_sc
         (B, N, heads * D).
     """
     dim = query_scale.shape[0]
-
-    def heads(part: Tensor) -> Tensor:
-        return part.unflatten(-1, (-1, dim)).transpose(1, 2)
-
-    query, (key, value) = heads(query), (heads(part) for part in source.chunk(2, dim=-1))
+    query, (key, value) = (
+        query.unflatten(-1, (-1, dim)),
+        (part.unflatten(-1, (-1, dim)) for part in source.chunk(2, dim=-1)),
+    )
     query, key = (
         # In float32: a cosine times 8 is more than bfloat16's eight bits tell apart.
         (F.normalize(part.float(), dim=-1) * scale).to(value.dtype)
         for part, scale in ((query, query_scale), (key, key_scale))
     )
-    if value.dtype is torch.float32 and query[0, ..., 0].numel() * key.shape[2] <= _EXPLICIT_WEIGHTS:
-        weights = (query @ key.transpose(2, 3) * _COSINE_SCALE).softmax(dim=-1)
-        found = weights @ value
-    else:
-        shape = (-1, query.shape[1], -1, -1)
-        found = F.scaled_dot_product_attention(
-            query, key.expand(shape), value.expand(shape), scale=_COSINE_SCALE
-        )
+    small = query[0, ..., 0].numel() * key.shape[1] <= _EXPLICIT_WEIGHTS
+    if key.shape[2] == 1 and not small and _on_cpu_without_gradients(query):
+        return _attend_in_pieces(query, key[:, :, 0], value[:, :, 0])
+    if value.dtype is torch.float32 and small:
+        # One large product where the heads share their keys.
+        shared = key.shape[2] == 1
+        key, value = (part[:, :, 0] if shared else part for part in (key, value))
+        other = "bjd" if shared else "bjhd"
+        weights = (torch.einsum(f"bihd,{other}->bhij", query, key) * _COSINE_SCALE).softmax(dim=-1)
+        return torch.einsum(f"bhij,{other}->bihd", weights, value).flatten(2)
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    shape = (-1, query.shape[1], -1, -1)
+    found = F.scaled_dot_product_attention(query, key.expand(shape), value.expand(shape), scale=_COSINE_SCALE)
     return found.transpose(1, 2).flatten(2)
+
+
+def _attend_in_pieces(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Queries (B, N, H, D) attend to keys and values (B, M, D) that all H share; returns (B, N, H D).
+
+    As large products of matrices this takes a fifth of the time of the fused kernel in bfloat16.
+    """
+    found = torch.empty_like(query)
+    rows = max(1, _PIECE // key.shape[1])
+    # A power of 2, hence exact.
+    key = key * _COSINE_SCALE
+    for queries, keys, values, out in zip(
+        query.flatten(1, 2), key, value.transpose(1, 2).contiguous(), found.flatten(1, 2), strict=True
+    ):
+        for some, put in zip(queries.split(rows), out.split(rows), strict=True):
+            put.copy_(_product(_product(some, keys).softmax(dim=-1), values))
+    return found.flatten(2)
 
 
 def _feed_forward(width: int, multiplier: float) -> nn.Sequential:
     inner = int(width * multiplier)
     return nn.Sequential(
         _GainNorm(width),
-        nn.Linear(width, inner, bias=False),
+        _Linear(width, inner, bias=False),
         nn.GELU(),
         _GainNorm(inner),
-        nn.Linear(inner, width, bias=False),
+        _Linear(inner, width, bias=False),
     )
 
 
@@ -499,8 +596,8 @@ class _TransformerBlock(nn.Module):
         self.feed_forward = _feed_forward(width, ff_mult)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        x = x + self.attention(x, condition)
-        return x + self.feed_forward(x)
+        x = self.attention(x, condition) + x
+        return self.feed_forward(x) + x
 
 
 class _Transformer(nn.ModuleList):
@@ -514,27 +611,64 @@ class _Transformer(nn.ModuleList):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         if not len(self):
             return x
-        positions = _positions(x)
+        positions = _positions(x).contiguous()
         for block in self:
             positions = block(positions, condition)
         return _image(positions, x)
 
 
 class _ChannelNorm(nn.Module):
-    """Root-mean-square normalisation over the channels of each position, with a gain."""
+    """Root-mean-square normalisation over the channels of each position, with a gain; then SiLU.
+
+    Args of the call:
+        x: (B, C, H, W).
+        scale: (B, C) further gain, where there is one.
+        shift: (B, C), added before SiLU.
+        scratch: where the result may be put.
+    """
 
     def __init__(self, width: int):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(width, 1, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        scratch: _Scratch | None,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+    ) -> Tensor:
+        if scratch is not None:
+            return self._in_pieces(x, scratch.image("normalised", x, x.shape[1]), scale, shift)
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
-        factor = math.sqrt(x.shape[1]) / length.clamp(min=1e-12)
-        return x * factor.to(x.dtype) * self.gain.to(x.dtype)
+        x = x / length.clamp(min=1e-12).to(x.dtype) * math.sqrt(x.shape[1]) * self.gain.to(x.dtype)
+        if scale is not None and shift is not None:
+            x = x * scale[:, :, None, None] + shift[:, :, None, None]
+        return F.silu(x)
+
+    def _in_pieces(self, x: Tensor, out: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+        """The same in float32 whatever the image's dtype, a piece of it at a time."""
+        gain = self.gain.float().flatten() * math.sqrt(x.shape[1])
+        rows = max(1, _PIECE // 4 // x.shape[1])
+        for index, (image, target) in enumerate(zip(_positions(x), _positions(out), strict=True)):
+            image_gain = gain if scale is None else gain * scale[index].float()
+            for piece, put in zip(image.split(rows), target.split(rows), strict=True):
+                piece = piece.float()
+                length = torch.linalg.vector_norm(piece, dim=1, keepdim=True).clamp_(min=1e-12)
+                result = put if put.dtype is torch.float32 else piece
+                torch.div(piece, length, out=result)
+                if shift is None:
+                    result.mul_(image_gain)
+                else:
+                    torch.addcmul(shift[index].float(), result, image_gain, out=result)
+                F.silu(result, inplace=True)
+                if result is not put:
+                    put.copy_(result)
+        return out
 
 
 class _Gate(nn.Module):
-    """Weigh channels by what a learned average over the image finds (Cao et al. 2019, "GCNet")."""
+    """Weights (B, C, 1, 1) of channels by what a learned average over the image finds (Cao et al. 2019)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -546,8 +680,9 @@ class _Gate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weights = self.score(x).flatten(1).float().softmax(dim=1).to(x.dtype)
-        average = x.flatten(2) @ weights[..., None]
-        return x * self.layers(average[..., None])
+        average = torch.einsum("bin,bcn->bci", weights[:, None], x.flatten(2))
+        # A view rather than an index, which would hide from the convolutions that channels come last.
+        return self.layers(average.reshape(*average.shape, 1))
 
 
 class _ResNetBlock(nn.Module):
@@ -566,19 +701,27 @@ class _ResNetBlock(nn.Module):
         self.conv1 = nn.Conv2d(width_in, width, 3, padding=1)
         self.cross_attention = cross_attention
         self.norm2 = _ChannelNorm(width)
-        self.modulate = nn.Linear(vector_dim, 2 * width)
+        self.modulate = _Linear(vector_dim, 2 * width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.gate = _Gate(width) if gated else nn.Identity()
+        self.gate = _Gate(width) if gated else None
         self.shortcut = nn.Conv2d(width_in, width, 1) if width_in != width else nn.Identity()
 
-    def forward(self, x: Tensor, vector: Tensor, tokens: Tensor | None = None) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+    def forward(self, x: Tensor, condition: _Condition) -> Tensor:
+        scratch = condition.scratch
+        h = self.conv1(self.norm1(x, scratch))
         if self.cross_attention is not None:
-            assert tokens is not None
-            h = h + _image(self.cross_attention(_positions(h), tokens), h)
-        scale, shift = self.modulate(vector)[:, :, None, None].chunk(2, dim=1)
-        h = self.conv2(F.silu(self.norm2(h) * (scale + 1) + shift))
-        return self.gate(h) + self.shortcut(x)
+            positions = _positions(h).contiguous()
+            # In this order, for the sum has the memory format of its first term.
+            h = _image(self.cross_attention(positions, condition.tokens) + positions, h)
+        scale, shift = self.modulate(condition.vector).chunk(2, dim=1)
+        h = self.conv2(self.norm2(h, scratch, scale + 1, shift))
+        shortcut = self.shortcut(x)
+        if scratch is None:
+            return (h if self.gate is None else h * self.gate(h)) + shortcut
+        # Into memory at hand.
+        if self.gate is None:
+            return torch.add(h, shortcut, out=h)
+        return torch.addcmul(shortcut, h, self.gate(h), out=h)
 
 
 class _Layer(nn.Module):
@@ -594,22 +737,21 @@ class _Layer(nn.Module):
         self.transformer = transformer
         self.resize = resize
 
-    def descend(self, x: Tensor, vector: Tensor, tokens: Tensor, skips: list[Tensor]) -> Tensor:
+    def descend(self, x: Tensor, condition: _Condition, skips: list[Tensor]) -> Tensor:
         """Put a skip on the stack for each plain block, and one more."""
-        x = self.first(x, vector, tokens)
+        x = self.first(x, condition)
         for block in self.rest:
-            x = block(x, vector)
+            x = block(x, condition)
             skips.append(x)
-        x = self.transformer(x, tokens)
+        x = self.transformer(x, condition.tokens)
         skips.append(x)
-        return self.resize(x)
+        return self.resize(x, condition.layout)
 
-    def ascend(self, x: Tensor, vector: Tensor, tokens: Tensor, skips: list[Tensor]) -> Tensor:
+    def ascend(self, x: Tensor, condition: _Condition, skips: list[Tensor]) -> Tensor:
         """Take as many skips from the stack."""
-        x = self.first(_join(x, skips.pop()), vector, tokens)
-        for block in self.rest:
-            x = block(_join(x, skips.pop()), vector)
-        return self.resize(self.transformer(x, tokens))
+        for block in (self.first, *self.rest):
+            x = block(_join(x, skips.pop(), condition.scratch), condition)
+        return self.resize(self.transformer(x, condition.tokens))
 
 
 class _Middle(nn.Module):
@@ -623,9 +765,9 @@ class _Middle(nn.Module):
         self.transformer = transformer
         self.last = _ResNetBlock(width, width, vector_dim, crosses[1])
 
-    def forward(self, x: Tensor, vector: Tensor, tokens: Tensor) -> Tensor:
-        x = self.transformer(self.first(x, vector, tokens), tokens)
-        return self.last(x, vector, tokens)
+    def forward(self, x: Tensor, condition: _Condition) -> Tensor:
+        x = self.transformer(self.first(x, condition), condition.tokens)
+        return self.last(x, condition)
 
 
 class _Stem(nn.Module):
@@ -651,8 +793,8 @@ class _Shrink(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(4 * width_in, width, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pixel_unshuffle(x, 2))
+    def forward(self, x: Tensor, layout: torch.memory_format) -> Tensor:
+        return self.conv(F.pixel_unshuffle(x, 2).contiguous(memory_format=layout))
 
 
 class _WidenInPlace(nn.Module):
@@ -663,7 +805,7 @@ class _WidenInPlace(nn.Module):
         self.area = nn.Conv2d(width_in, width, 3, padding=1)
         self.point = nn.Conv2d(width_in, width, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, _: torch.memory_format) -> Tensor:
         return self.area(x) + self.point(x)
 
 
@@ -683,8 +825,13 @@ class _Grow(nn.Module):
         return F.pixel_shuffle(F.silu(self.conv(x)), 2)
 
 
-def _join(x: Tensor, skip: Tensor) -> Tensor:
-    return torch.cat([x, skip * _SKIP_SCALE], dim=1)
+def _join(x: Tensor, skip: Tensor, scratch: _Scratch | None) -> Tensor:
+    if scratch is None:
+        return torch.cat([x, skip * _SKIP_SCALE], dim=1)
+    joined = scratch.image("joined", x, x.shape[1] + skip.shape[1])
+    joined[:, : x.shape[1]].copy_(x)
+    torch.mul(skip, _SKIP_SCALE, out=joined[:, x.shape[1] :])
+    return joined
 
 
 def _positions(x: Tensor) -> Tensor:
