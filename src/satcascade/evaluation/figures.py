@@ -36,6 +36,8 @@ _STYLE = {
     "lines.linewidth": 1.5,
     "lines.markersize": 4,
 }
+# Between reports as a whole; the tables have the rest.
+_COMPARED = ("frechet_distance", "precision", "recall", "scene_accuracy", "clip_lift")
 _NOT_SWEPT = ("n", "split", "seed", "n_generated", "n_real", "best")
 _BOUNDS = ("_low", "_high", "_std")
 _MEASURES = (*SET_MEASURES, *SINGLE_MEASURES, "fid", "kid", "seconds")
@@ -70,7 +72,9 @@ def _styled(draw: Callable[P, FigureSvg]) -> Callable[P, FigureSvg]:
     def drawn(*args: P.args, **kwargs: P.kwargs) -> FigureSvg:
         import matplotlib as mpl
 
-        with mpl.rc_context({**mpl.rcParamsDefault, **_STYLE, "backend": mpl.rcParams["backend"]}):
+        # Any: the keys of matplotlib's settings are literals of its own.
+        style: dict[Any, Any] = {**mpl.rcParamsDefault, **_STYLE, "backend": mpl.rcParams["backend"]}
+        with mpl.rc_context(style):
             return draw(*args, **kwargs)
 
     return drawn
@@ -104,7 +108,8 @@ def comparison_figures(reports: Sequence[Report], names: Sequence[str]) -> list[
     columns = [report.metrics for report in reports]
     keys = [(stem, network) for stem in SET_MEASURES for network in networks(columns, stem)]
     keys += [(stem, "") for stem in SINGLE_MEASURES]
-    figures = []
+    keys = [key for key in keys if key[0] in _COMPARED]
+    figures: list[FigureSvg] = []
     for stem, network in keys:
         key = _key(stem, network)
         have = [i for i, metrics in enumerate(columns) if key in metrics]
@@ -140,7 +145,7 @@ def sweep_figures(sweep: Sweep, prefix: str) -> list[FigureSvg]:
     others = [column for column in settings if column != along]
     values = list(dict.fromkeys(row[along] for row in sweep.rows))
     labels = None if all(_float(value) is not None for value in values) else values
-    figures = []
+    figures: list[FigureSvg] = []
     for column in measures:
         lines: dict[str, list[tuple[float, float, float, float]]] = {}
         stem, _, network = column.partition("/")
@@ -174,7 +179,8 @@ def _curves(
             # Beyond the colours there are, the marker tells lines apart.
             color=_SERIES[number % len(_SERIES)],
             marker="os^Dv"[number // len(_SERIES) % 5],
-            linestyle="-" if len(line.x) > 1 else "none",
+            # Places on a named axis are in no order that a line could follow.
+            linestyle="-" if labels is None else "none",
             capsize=2,
             elinewidth=1,
             label=_plain(line.name),
