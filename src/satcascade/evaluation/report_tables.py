@@ -206,9 +206,14 @@ class UsefulnessTable:
 
 
 def usefulness_table(metrics: dict[str, float]) -> UsefulnessTable | None:
-    """The keys ``usefulness/TRAINED_ON/SIZE`` as a table; None where there are none."""
+    """The keys ``usefulness/TRAINED_ON/SIZE`` as a table; None where there are none.
+
+    ``usefulness/TRAINED_ON`` alone, where no real image was learnt from, is the same at every size.
+    """
     keys = [key.split("/") for key in metrics if key.startswith("usefulness/")]
-    found = {(parts[1], parts[2]) for parts in keys if len(parts) == 3}
+    sized = {(parts[1], parts[2]) for parts in keys if len(parts) == 3}
+    alone = {parts[1] for parts in keys if len(parts) == 2}
+    found = sized | {(name, size) for name in alone for _, size in sized}
     if not found:
         return None
     sizes = sorted({size for _, size in found}, key=lambda size: (not size.isdecimal(), len(size), size))
@@ -218,7 +223,10 @@ def usefulness_table(metrics: dict[str, float]) -> UsefulnessTable | None:
     for name, title in names.items():
         cells = []
         for size in sizes:
-            value, std = (metrics.get(f"{stem}/{name}/{size}") for stem in ("usefulness", "usefulness_std"))
+            value, std = (
+                metrics.get(f"{stem}/{name}/{size}", metrics.get(f"{stem}/{name}"))
+                for stem in ("usefulness", "usefulness_std")
+            )
             lines = () if std is None else (f"\N{PLUS-MINUS SIGN} {number(std)}",)
             cells.append(Cell() if value is None else Cell(number(value), lines))
         rows.append((title, tuple(cells)))

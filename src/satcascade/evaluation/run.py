@@ -273,7 +273,8 @@ class _Evaluation:
 
     def details(self, notes: list[str]) -> Details:
         """What belongs to the numbers."""
-        source = self.dataset.manifest["source"]
+        # Where it lay on somebody's disk is nobody's business.
+        source = Path(str(self.dataset.manifest["source"])).name
         run = self.bundle.run
         model = self.bundle.manifest[0].get("model")
         return Details(
