@@ -8,7 +8,7 @@ row of a table. ``base`` varies the base stage and leaves super-resolution at th
 varies super-resolution of one set of base images, those of the model's defaults. Every batch is kept in
 ``--out``: a stopped run goes on where it was.
 
-Frechet distance: EfficientNet-Lite0 features (see ``scene_accuracy.py``) against all real images of the
+Frechet distance: EfficientNet-Lite0 features against all real images of the
 validation split. Few images raise it, for all rows alike, so the distance of as many real training images is
 printed beside. Its difference to 1,000 steps carries a 95 % interval: 1.96 standard deviations of the
 difference over bootstrap draws of the images, the same draws for both rows. RMS: of pixel levels (0 to 255)
@@ -34,12 +34,13 @@ from torch import Tensor
 from satcascade.captions import CaptionEmbeddings, Captions
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError
+from satcascade.evaluation.distances import frechet
+from satcascade.evaluation.features import load_features, real_features
 from satcascade.files import written_whole
 from satcascade.generation import image_seed
 from satcascade.pipeline import CascadePipeline, load_pipeline
 from satcascade.schedulers import set_steps, swap_scheduler
 from satcascade.solvers import SOLVERS
-from scene_accuracy import features, frechet, load_network, real_features
 
 COMPARED = ("dpm++", "unipc", "dpm++sde", "ddim", "ddpm")
 DETERMINISTIC = ("dpm++", "unipc", "ddim")
@@ -135,8 +136,8 @@ class Images:
                 base = self._default_base(name, numbers)
                 final, _ = self._sample("sr", row, numbers, base)
                 pixels = final
-            pictures = (Image.fromarray(np.rint(image * 255).astype(np.uint8)) for image in final)
-            keep(path, pixels=quantised(pixels), features=features(self.network, pictures).numpy())
+            pictures = [Image.fromarray(np.rint(image * 255).astype(np.uint8)) for image in final]
+            keep(path, pixels=quantised(pixels), features=self.network(pictures).numpy())
             seconds = (time.perf_counter() - start) / len(numbers)
             now = time.strftime("%H:%M:%S")
             print(
@@ -290,9 +291,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the rows that are whole, sample nothing")
     arguments = parser.parse_args()
     dataset = PreparedDataset.open(arguments.data)
-    network = load_network()
-    every = real_features(dataset, network)
-    real, train = (every[torch.from_numpy(dataset.indices(split))] for split in ("val", "train"))
+    network = load_features()
+    real, train = (real_features(dataset, split, network) for split in ("val", "train"))
     pipeline = load_pipeline(arguments.model, device=arguments.device, precision=arguments.precision)
     pipeline.set_progress_bar_config(disable=True)
     for stage in arguments.stage:
