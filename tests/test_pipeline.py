@@ -161,11 +161,11 @@ def test_super_resolution_starts_from_the_base_image_noised_at_its_level(pipelin
     torch.testing.assert_close(spy.calls[0]["sample"], first)
 
 
-def test_both_guidance_branches_go_in_one_call_and_text_once_a_stage(pipeline, monkeypatch):
+def test_both_guidance_branches_go_in_one_call_and_each_text_once_a_stage(pipeline, monkeypatch):
     base, sr = Spy(pipeline.unet, monkeypatch), Spy(pipeline.sr_unet, monkeypatch)
     images(pipeline, guidance_scale=2.0, sr_guidance_scale=1.0)
     assert base.batches() == [6] * 4
-    assert base.texts == [6]
+    assert base.texts == [3, 3]
     assert sr.batches() == [3] * 3
     assert sr.texts == [3]
 
