@@ -471,13 +471,13 @@ class CascadePipeline(DiffusionPipeline):
             for step, timestep in enumerate(scheduler.timesteps):
                 x_t = scheduler.scale_model_input(x, timestep)
                 log_snr = torch.full((count,), plan.log_snrs[step], device=device)
-                if plan.guided[step] and one_by_one:
-                    conditional = unet(x_t, log_snr, **condition.captioned()).float()
-                    unconditional = unet(x_t, log_snr, **condition.null()).float()
-                    prediction = guide(conditional, unconditional, plan.guidance, config.projected_guidance)
-                elif plan.guided[step]:
-                    both = unet(torch.cat([x_t, x_t]), torch.cat([log_snr, log_snr]), **condition.both())
-                    conditional, unconditional = both.float().chunk(2)
+                if plan.guided[step]:
+                    if one_by_one:
+                        conditional = unet(x_t, log_snr, **condition.captioned()).float()
+                        unconditional = unet(x_t, log_snr, **condition.null()).float()
+                    else:
+                        both = unet(torch.cat([x_t, x_t]), torch.cat([log_snr, log_snr]), **condition.both())
+                        conditional, unconditional = both.float().chunk(2)
                     prediction = guide(conditional, unconditional, plan.guidance, config.projected_guidance)
                 else:
                     prediction = unet(x_t, log_snr, **condition.captioned()).float()

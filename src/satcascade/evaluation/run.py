@@ -152,6 +152,7 @@ class _Evaluation:
     scene: SceneAccuracy | None = None
     clip: ClipScore | None = None
     copies: Memorisation | None = None
+    features: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         with self.stage("checking images", None) as advance:
@@ -202,23 +203,28 @@ class _Evaluation:
 
     def generated(self, network: FeatureNetwork) -> Tensor:
         """Features of the generated images."""
-        if network.name not in self._generated:
+        key = ("generated", network.name)
+        if key not in self.features:
             with (
                 self.timed(f"features/{network.name}"),
                 self.stage(f"{network.name}, generated", len(self.bundle)) as advance,
             ):
-                self._generated[network.name] = network(self.bundle.images, advance)
-        return self._generated[network.name]
+                self.features[key] = network(self.bundle.images, advance)
+        return self.features[key]
 
     def real_of(self, split: str, network: FeatureNetwork) -> Tensor:
         """Features of the real images of a split."""
-        count = len(RealImages.of(self.dataset, split))
-        with self.stage(f"{network.name}, {split}", count) as advance:
-            return real_features(self.dataset, split, network, advance)
+        key = (f"real {split}", network.name)
+        if key not in self.features:
+            count = len(RealImages.of(self.dataset, split))
+            with self.stage(f"{network.name}, {split}", count) as advance:
+                self.features[key] = real_features(self.dataset, split, network, advance)
+        return self.features[key]
 
     @cached_property
-    def _generated(self) -> dict[str, Tensor]:
-        return {}
+    def train(self) -> RealImages:
+        """The real training images; a set may have none, where nothing asks for them."""
+        return RealImages.of(self.dataset, "train")
 
     @cached_property
     def classes(self) -> list[str]:
@@ -243,16 +249,15 @@ class _Evaluation:
 
     def memorisation(self) -> Memorisation:
         """Generated images against training images."""
-        train = RealImages.of(self.dataset, "train")
         network = self.networks[0]
         features = (
             self.generated(network),
             self.real_of(self.request.split, network),
             self.real_of("train", network),
         )
-        count = len(self.bundle) + len(self.real) + len(train)
+        count = len(self.bundle) + len(self.real) + len(self.train)
         with self.timed("memorisation"), self.stage("memorisation", count) as advance:
-            self.copies = memorisation(self.bundle.images, self.real, train, features, advance)
+            self.copies = memorisation(self.bundle.images, self.real, self.train, features, advance)
         return self.copies
 
     def clip_score(self) -> ClipScore:
@@ -275,13 +280,13 @@ class _Evaluation:
         """What belongs to the numbers."""
         # Where it lay on somebody's disk is nobody's business.
         source = Path(str(self.dataset.manifest["source"])).name
-        run = self.bundle.run
+        seed = {"seed": self.bundle.run["seed"]} if "seed" in self.bundle.run else {}
         model = self.bundle.manifest[0].get("model")
         return Details(
             name=str(model or self.bundle.path.name),
             bundle=self.bundle.path.name,
             data={"source": source, "split": self.request.split, "hash": self.dataset.hash},
-            settings=self.bundle.settings | {key: run[key] for key in ("seed",) if key in run},
+            settings=self.bundle.settings | seed,
             versions={name: version(name) for name in _PACKAGES},
             timings=self.timings,
             classes=list(self.scene.classes) if self.scene else [],
@@ -306,7 +311,7 @@ class _Evaluation:
         nearest = None
         if self.copies is not None:
             near = self.copies.generated
-            row = self.dataset.indices("train")[int(near.row[number])]
+            row = self.train.rows[int(near.row[number])]
             nearest = Nearest(
                 row=self.dataset.records[row].filename,
                 hash_distance=int(near.hash_distance[number]),
@@ -329,8 +334,8 @@ class _Evaluation:
             small = self.bundle.images[number].resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BICUBIC)
             small.save(thumbnail, quality=85)
         if self.copies is not None:
-            train = RealImages.of(self.dataset, "train")
-            contact_sheet(self.copies.generated, self.bundle.images, train).save(folder / MEMORISATION)
+            sheet = contact_sheet(self.copies.generated, self.bundle.images, self.train)
+            sheet.save(folder / MEMORISATION)
 
 
 def _dataset(request: EvaluationRequest, progress: bool) -> PreparedDataset:
