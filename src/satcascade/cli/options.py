@@ -1,0 +1,73 @@
+"""What several commands share: kinds of options, and their checks."""
+
+from __future__ import annotations
+
+import math
+import re
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+
+from satcascade.errors import UsageError
+from satcascade.solvers import SOLVERS, check_solver
+
+_DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d+)?")
+
+
+class PrecisionName(str, Enum):
+    """What networks compute in."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+def _one_or_more(option: typer.CallbackParam, value: int | None) -> int | None:
+    if value is not None and value < 1:
+        raise UsageError(f"{option.opts[-1]} {value} is not possible: give 1 or more")
+    return value
+
+
+def _not_negative(option: typer.CallbackParam, value: float | None) -> float | None:
+    if value is not None and not 0 <= value < math.inf:
+        raise UsageError(f"{option.opts[-1]} {value} is not possible: give 0 or more")
+    return value
+
+
+def count(about: str, *names: str) -> Any:
+    """An option that takes an integer of 1 or more."""
+    return typer.Option(*names, callback=_one_or_more, metavar="N", help=about)
+
+
+def amount(about: str) -> Any:
+    """An option that takes a number of 0 or more."""
+    return typer.Option(callback=_not_negative, metavar="X", help=about)
+
+
+def _seed(value: int) -> int:
+    if not 0 <= value < 2**63:
+        raise UsageError(f"--seed {value} is out of range: give an integer from 0 to 2^63 - 1")
+    return value
+
+
+def _device(value: str) -> str:
+    if not _DEVICE.fullmatch(value):
+        raise UsageError(f"--device '{value}' is not a device: give auto, cpu, cuda, cuda:1, ...")
+    return value
+
+
+def _scheduler(value: str | None) -> str | None:
+    return None if value is None else check_solver(value)
+
+
+DeviceOption = Annotated[str, typer.Option(callback=_device, help="auto, cpu, cuda, cuda:1, ...")]
+SeedOption = Annotated[int, typer.Option(callback=_seed, help="Seed of the run.")]
+SchedulerOption = Annotated[
+    str | None, typer.Option(callback=_scheduler, help=f"Sampler of both stages: {', '.join(SOLVERS)}.")
+]
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The names in a list with commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())

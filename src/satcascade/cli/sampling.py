@@ -1,0 +1,126 @@
+"""The command that makes images."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from satcascade.cli.options import DeviceOption, PrecisionName, SchedulerOption, SeedOption, amount, count
+from satcascade.errors import UsageError
+from satcascade.model_names import check_model_name
+from satcascade.sharding import Shard
+
+if TYPE_CHECKING:
+    from satcascade.captions import Captions
+
+
+class StopAt(str, Enum):
+    """Where sampling may end early."""
+
+    base = "base"
+
+
+def sample(
+    caption: Annotated[list[str] | None, typer.Argument(help="What to draw; one or more captions.")] = None,
+    captions: Annotated[Path | None, typer.Option(metavar="FILE", help="Captions, one a line.")] = None,
+    data: Annotated[Path | None, typer.Option(metavar="DIR", help="Captions of a prepared set.")] = None,
+    split: Annotated[str, typer.Option(help="With --data: which rows.")] = "test",
+    caption_number: Annotated[int, count("With --data: which caption of each row.")] = 1,
+    draw: Annotated[int | None, count("With --data: draw so many rows at random.")] = None,
+    draw_seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of that draw.")] = 17,
+    number: Annotated[int, count("Images of each caption.", "-n", "--number")] = 1,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: samples/...")
+    ] = None,
+    seed: SeedOption = 0,
+    batch_size: Annotated[int, count("Images at once.")] = 8,
+    steps: Annotated[int | None, count("Sampling steps of both stages.")] = None,
+    base_steps: Annotated[int | None, count("Sampling steps of the base stage.")] = None,
+    sr_steps: Annotated[int | None, count("Sampling steps of the super-resolution stage.")] = None,
+    guidance: Annotated[float | None, amount("Guidance of the base stage; 1 is none.")] = None,
+    sr_guidance: Annotated[float | None, amount("Guidance of the super-resolution stage.")] = None,
+    scheduler: SchedulerOption = None,
+    stop_at: Annotated[StopAt | None, typer.Option(help="Leave super-resolution out.")] = None,
+    model: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="builtin, rsdiff, a folder, or owner/name on the hub.")
+    ] = "builtin",
+    device: DeviceOption = "auto",
+    precision: Annotated[
+        PrecisionName, typer.Option(help="auto is bfloat16 where the device has it: faster, less exact.")
+    ] = PrecisionName.float32,
+    columns: Annotated[int | None, count("Columns of the contact sheet.")] = None,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Make only part I of N of the run.")] = "1/1",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+) -> None:
+    """Make images of captions.
+
+    The same command again goes on where it was stopped.
+    """
+    if sum(bool(source) for source in (caption, captions, data)) != 1:
+        raise UsageError("give captions in one way: as arguments, with --captions FILE, or with --data DIR")
+    for text in caption or []:
+        if not text.strip():
+            raise UsageError("a caption is empty: describe the scene in words")
+    if captions is not None and not captions.is_file():
+        raise UsageError(f"no caption file {captions}")
+    if data is not None and not data.is_dir():
+        raise UsageError(f"no folder {data}: make one with 'satcascade prepare SOURCE {data}'")
+    if draw is not None and data is None:
+        raise UsageError("--draw draws rows of a prepared set: give one with --data DIR")
+    part = Shard.parse(shard)
+    check_model_name(model)
+    _check_out(out)
+
+    from satcascade.generation import GenerationRequest, generate
+    from satcascade.pipeline import load_pipeline
+
+    chosen, name = _captions(caption, captions, data, split, caption_number, draw, draw_seed)
+    request = GenerationRequest(
+        captions=chosen,
+        out=out or Path("samples") / name,
+        per_caption=number,
+        seed=seed,
+        batch_size=batch_size,
+        shard=part,
+        base_steps=base_steps or steps,
+        sr_steps=sr_steps or steps,
+        base_guidance=guidance,
+        sr_guidance=sr_guidance,
+        stop_at=stop_at.value if stop_at else None,
+        columns=columns,
+    )
+    pipeline = load_pipeline(model, device=device, precision=precision.value, scheduler=scheduler)
+    report = generate(pipeline, request, progress=not quiet)
+    if not quiet:
+        state = "" if report.complete else f"; {report.total} in the whole run, not all there yet"
+        kept = f", {report.kept} were there" if report.kept else ""
+        print(f"{report.made} images in {report.out} ({report.seconds:.1f} s{kept}){state}")
+
+
+def _check_out(out: Path | None) -> None:
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: give a folder")
+
+
+def _captions(
+    texts: list[str] | None,
+    file: Path | None,
+    data: Path | None,
+    split: str,
+    number: int,
+    draw: int | None,
+    draw_seed: int,
+) -> tuple[Captions, str]:
+    """The captions of a run, and what its folder is called by default."""
+    from satcascade.captions import Captions, slug
+
+    if data is not None:
+        found = Captions.from_data(data, split, number, draw, draw_seed)
+        return found, slug(f"{data.resolve().name} {split}")
+    if file is not None:
+        return Captions.from_file(file), slug(file.stem)
+    assert texts is not None
+    return Captions.of(texts), slug(texts[0])

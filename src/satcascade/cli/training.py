@@ -1,0 +1,104 @@
+"""The commands that train networks and put them together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from satcascade.cli.options import DeviceOption, amount, count
+from satcascade.errors import UsageError
+
+
+class Stage(str, Enum):
+    """The two stages of the cascade."""
+
+    base = "base"
+    sr = "sr"
+
+
+def train(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder written by 'satcascade prepare'.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder; an existing run goes on.")],
+    stage: Annotated[Stage | None, typer.Argument(help="Which network.")] = None,
+    joint: Annotated[bool, typer.Option("--joint", help="Both networks: RUN/base and RUN/sr.")] = False,
+    preset: Annotated[str, typer.Option(help="Name of a preset, or a YAML file.")] = "compact",
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="For example training.batch_size=16; repeatable."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="The rows to train on.")] = "train",
+    init_from: Annotated[
+        str | None, typer.Option(metavar="RUN|MODEL", help="Start from the weights of a run or a model.")
+    ] = None,
+    device: DeviceOption = "auto",
+    processes: Annotated[int, count("Processes (GPUs) to train on.")] = 1,
+    minutes: Annotated[float | None, amount("Stop with a checkpoint after that many.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Train one stage of a cascade, or with --joint both.
+
+    The same command again goes on where it was stopped.
+    """
+    if (stage is None) != joint:
+        raise UsageError("say what to train: base, sr, or --joint for both")
+    from satcascade.config import load_preset
+
+    load_preset(preset)
+    if not data.is_dir():
+        raise UsageError(f"no folder {data}: make one with 'satcascade prepare SOURCE {data}'")
+    if processes > 1 and "LOCAL_RANK" not in os.environ:
+        options = {"data": data, "out": out, "preset": preset, "split": split, "device": device}
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        arguments += [f"--set={setting}" for setting in override or []]
+        arguments += [] if init_from is None else [f"--init-from={init_from}"]
+        arguments += [] if minutes is None else [f"--minutes={minutes}"]
+        arguments += ["--quiet"] if quiet else []
+        _launch(processes, ["train", "--joint" if stage is None else stage.value, *arguments])
+
+    from satcascade.training.run import train
+
+    checkpoints = train(
+        ("base", "sr") if stage is None else (stage.value,),
+        preset=preset,
+        data=data,
+        out=out,
+        overrides=override or [],
+        split=split,
+        device=None if device == "auto" else device,
+        init_from=init_from,
+        minutes=minutes,
+        quiet=quiet,
+    )
+    if not quiet and os.environ.get("RANK", "0") == "0":
+        for checkpoint in checkpoints:
+            print(f"last checkpoint: {checkpoint}")
+
+
+def assemble(
+    base_run: Annotated[Path, typer.Argument(help="Run of the base stage.")],
+    sr_run: Annotated[Path, typer.Argument(help="Run of the super-resolution stage.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
+) -> None:
+    """Make a model folder of the averaged weights of two training runs."""
+    for run in (base_run, sr_run):
+        if not run.is_dir():
+            raise UsageError(f"no run folder {run}: 'satcascade train' makes one")
+
+    from satcascade.training.export import assemble
+
+    assemble(base_run, sr_run, out, half=half)
+    print(f"model in {out}: use it with 'satcascade sample CAPTION --model {out}'")
+
+
+def _launch(processes: int, arguments: list[str]) -> NoReturn:
+    """Run a command in several processes that find each other, and exit as they do."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    command = [*launcher, str(processes), "-m", "satcascade", *arguments]
+    sys.exit(subprocess.run(command, check=False).returncode)
