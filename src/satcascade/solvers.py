@@ -27,7 +27,7 @@ class Solver:
 SOLVERS: Mapping[str, Solver] = {
     "dpm++": Solver(
         "DPMSolverMultistepScheduler",
-        "DPM-Solver++ (2M), the default: 15 to 30 steps",
+        "DPM-Solver++ (2M): 10 to 30 steps",
         {
             "algorithm_type": "dpmsolver++",
             "solver_type": "midpoint",
@@ -38,7 +38,7 @@ SOLVERS: Mapping[str, Solver] = {
     ),
     "dpm++sde": Solver(
         "DPMSolverMultistepScheduler",
-        "DPM-Solver++ (2M) with fresh noise at every step",
+        "DPM-Solver++ (2M) with fresh noise at every step: 15 to 30 steps",
         {
             "algorithm_type": "sde-dpmsolver++",
             "solver_type": "midpoint",
