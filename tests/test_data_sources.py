@@ -131,6 +131,18 @@ def _table(name: str) -> Callable[[Path], Path]:
     return make
 
 
+def captions_a_row(folder: Path) -> Path:
+    """A row a caption, as the CSV form of Flickr8k has them."""
+    _images(folder)
+    rows = [
+        {"image": row["filename"], "caption": caption, "label": row["label"], "split": row["split"]}
+        for row in ROWS
+        for caption in row["captions"]
+    ]
+    _csv(folder / "captions.csv", rows)
+    return folder
+
+
 def split_folders(folder: Path) -> Path:
     return make_synthetic_imagefolder(folder, IMAGES, 32)
 
@@ -145,6 +157,7 @@ LAYOUTS = [
     (metadata_jsonl, "imagefolder"),
     (_table("metadata.csv"), "imagefolder"),
     (_table("captions.csv"), "imagefolder"),
+    (captions_a_row, "imagefolder"),
     (split_folders, "imagefolder"),
 ]
 
@@ -239,6 +252,43 @@ def test_a_hub_set_without_network_is_one_line() -> None:
     assert done.stdout.startswith(
         "'nobody/nothing' is neither a folder here nor a data set that can be fetched"
     )
+
+
+@pytest.mark.parametrize(
+    "line", ["{name}#{number}\t{caption}", "{name}\t{caption}", "{name},{caption}", "{name} {caption}"]
+)
+def test_lines_of_a_text_file_are_captions(line: str, tmp_path: Path) -> None:
+    _images(tmp_path / "train")
+    lines = [
+        line.format(name=row["filename"], number=number, caption=caption)
+        for row in ROWS
+        for number, caption in enumerate(row["captions"])
+    ]
+    (tmp_path / "train/captions.txt").write_text("\n".join(["image,caption", *lines]))
+    opened = open_source(tmp_path)
+    assert not opened.problems
+    read = {sample.filename: list(sample.captions) for sample in opened.samples}
+    assert read == {f"train/{row['filename']}": row["captions"] for row in ROWS}
+
+
+def test_commas_and_quotes_in_a_text_file(tmp_path: Path) -> None:
+    synthetic_image("Pond", 0, 16).save(tmp_path / "a b.png")
+    (tmp_path / "captions.txt").write_text('a b.png,"a pond, called ""blue"" ."\na pond without a name\n')
+    opened = open_source(tmp_path)
+    assert [sample.captions for sample in opened.samples] == [('a pond, called "blue" .',)]
+    assert [(each.kind, each.name) for each in opened.problems] == [("unreadable row", "captions.txt:2")]
+
+
+def test_rows_that_contradict_each_other_are_no_further_captions(tmp_path: Path) -> None:
+    synthetic_image("Pond", 0, 16).save(tmp_path / "a.png")
+    rows = [
+        {"file_name": "a.png", "caption": "a pond", "split": "train"},
+        {"file_name": "a.png", "caption": "a lake", "split": "test"},
+    ]
+    _csv(tmp_path / "captions.csv", rows)
+    good, problems = check_samples(open_source(tmp_path).samples)
+    assert [sample.captions for sample in good] == [("a pond",)]
+    assert [each.kind for each in problems] == ["duplicate name"]
 
 
 def test_a_mistyped_path_in_a_folder_that_is_here_is_not_looked_up(

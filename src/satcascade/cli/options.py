@@ -71,3 +71,18 @@ SchedulerOption = Annotated[
 def names(text: str) -> tuple[str, ...]:
     """The names in a list with commas."""
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def numbers(option: str, text: str | None, kind: type[int] | type[float]) -> tuple[Any, ...] | None:
+    """The numbers in a list with commas, or None for no list.
+
+    Raises:
+        UsageError: something in it is no such number.
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(kind(each) for each in text.split(","))
+    except ValueError as error:
+        what = "whole numbers" if kind is int else "numbers"
+        raise UsageError(f"{option} '{text}' is not possible: give {what} with commas") from error

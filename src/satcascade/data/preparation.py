@@ -34,6 +34,7 @@ from satcascade.data.prepared import (
     PreparedDataset,
     read_manifest,
 )
+from satcascade.data.raster import RasterOptions, RasterReader, quiet_rasters
 from satcascade.data.sources import open_source
 from satcascade.data.sources.sample import (
     SPLITS,
@@ -106,6 +107,7 @@ def prepare(
     progress: bool = True,
     kind: str | None = None,
     split: str = "train",
+    raster: RasterOptions | None = None,
 ) -> PreparationReport:
     """Prepare a captioned image set for training.
 
@@ -121,17 +123,20 @@ def prepare(
         progress: show a progress bar on the error stream.
         kind: the reader to use; by default the one that fits.
         split: the split of rows to which the source gives none.
+        raster: how GeoTIFF and other tiles of many bands or more than 8 bits become RGB.
 
     Raises:
-        UsageError: an argument is out of its range.
+        UsageError: an argument is out of its range, or the bands asked for are not in the images.
         SatcascadeError: the source is missing or bad (all its problems in one report, and nothing is
-            written); OUT holds something else; the encoder cannot be had; the disk is full.
+            written); OUT holds something else; the encoder cannot be had; rasterio is needed and missing;
+            the disk is full.
     """
     if image_size < 1:
         raise UsageError(f"image size {image_size} is not possible: give the side in pixels, 1 or more")
     if normal_split(split) is None:
         raise UsageError(f"unknown split '{split}': choose from {', '.join(SPLITS)}")
     out = Path(out)
+    rasters = RasterReader(raster or RasterOptions())
     opened = open_source(source, kind, split)
     good, problems = check_samples(opened.samples)
     problems = opened.problems + problems
@@ -140,6 +145,7 @@ def prepare(
         "source": opened.name,
         "kind": opened.kind,
         "image_size": image_size,
+        "raster": rasters.options.manifest,
         "encoder": {
             "name": text_encoder.name,
             "dim": text_encoder.dim,
@@ -150,8 +156,10 @@ def prepare(
     if _already_there(out, settings):
         return _report(out, read_manifest(out), already_there=True)
 
-    with _workplace(out) as work, _bar(progress) as bar:
-        good, broken = _write_images(good, work / IMAGES, image_size, bar, keep=skip_bad or not problems)
+    with _workplace(out) as work, _bar(progress) as bar, quiet_rasters():
+        _fit(rasters, good, bar)
+        keep = skip_bad or not problems
+        good, broken = _write_images(good, work / IMAGES, image_size, rasters, bar, keep)
         problems += broken
         if problems and not skip_bad:
             raise SatcascadeError(
@@ -165,12 +173,13 @@ def prepare(
         manifest = {
             "format": FORMAT,
             **settings,
+            "stretched": {str(count): ranges.tolist() for count, ranges in rasters.ranges.items()},
             "images": len(good),
             "captions": len(captions),
             "splits": split_counts(good),
             "labels": _label_counts(good),
             "skipped": [{"kind": each.kind, "name": each.name, "detail": each.detail} for each in problems],
-            **_content(work),
+            **_content(work, rasters.options),
         }
         for name in CONTENT_FILES:
             (work / name).replace(out / name)
@@ -179,19 +188,24 @@ def prepare(
     return _report(out, manifest, already_there=False)
 
 
-def decode_image(encoded: bytes, size: int) -> npt.NDArray[np.uint8]:
+def decode_image(encoded: bytes, size: int, rasters: RasterReader | None = None) -> npt.NDArray[np.uint8]:
     """Decode an image file, whole, to RGB, crop it at the centre to a square, and resize it.
 
     Args:
         encoded: the bytes of the file.
         size: side S of the result in pixels.
+        rasters: reads what is not 8 bits of one or three channels.
 
     Returns:
         uint8 (S, S, 3).
 
     Raises:
-        ValueError: the bytes are no image, are cut short, or hold more than 8 bits a channel.
+        ValueError: the bytes are no image, are cut short, or are not to be shown.
+        SatcascadeError: rasterio is needed and not installed.
     """
+    rasters = rasters or RasterReader(RasterOptions())
+    if rasters.reads(encoded):
+        return _resized(rasters.rgb(encoded), size)
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             if image.mode[0] in "IF":
@@ -206,13 +220,48 @@ def decode_image(encoded: bytes, size: int) -> npt.NDArray[np.uint8]:
     left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
     if rgb.width != rgb.height:
         rgb = rgb.crop((left, top, left + side, top + side))
-    if side != size:
-        rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(rgb)
+    return _resized(rgb, size)
+
+
+def _resized(square: Image.Image, size: int) -> npt.NDArray[np.uint8]:
+    if square.width != size:
+        square = square.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(square)
+
+
+def _fit(rasters: RasterReader, samples: Sequence[Sample], bar: Progress) -> None:
+    """Check that the choice of bands fits the first tile, and measure the range of the set's values."""
+    task = bar.add_task("values", total=len(samples), visible=False)
+
+    def read(sample: Sample) -> bytes:
+        try:
+            return sample.encoded()
+        except OSError:
+            return b""  # named when the images are decoded
+
+    def pixels(sample: Sample) -> Any:
+        return rasters.pixels(read(sample), len(samples))
+
+    for sample in samples:
+        if rasters.reads(encoded := read(sample)):
+            rasters.check(encoded, sample.filename)
+            break
+    else:
+        return
+    if rasters.options.per_image:
+        return
+    bar.update(task, visible=True)
+    found = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(samples), _IMAGES_AT_ONCE):
+            block = samples[start : start + _IMAGES_AT_ONCE]
+            found += [each for each in pool.map(pixels, block) if each is not None]
+            bar.advance(task, len(block))
+    rasters.fit(found)
 
 
 def _write_images(
-    samples: Sequence[Sample], path: Path, size: int, bar: Progress, keep: bool
+    samples: Sequence[Sample], path: Path, size: int, rasters: RasterReader, bar: Progress, keep: bool
 ) -> tuple[list[Sample], list[Problem]]:
     """Decode and resize all images into an array file; the samples that decoded, and the others.
 
@@ -224,7 +273,7 @@ def _write_images(
 
     def load(sample: Sample) -> npt.NDArray[np.uint8] | str:
         try:
-            return decode_image(sample.encoded(), size)
+            return decode_image(sample.encoded(), size, rasters)
         except (OSError, ValueError) as error:
             return str(error) or type(error).__name__
 
@@ -296,10 +345,13 @@ def _write_embeddings(captions: Sequence[str], encoder: TextEncoder, work: Path,
     np.save(work / OFFSETS, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
-def _content(work: Path) -> dict[str, Any]:
-    """Size and SHA-256 of each file, flushed to disk, and one hash over them all."""
+def _content(work: Path, raster: RasterOptions) -> dict[str, Any]:
+    """Size and SHA-256 of each file, flushed to disk, and one hash over them all and the raster options."""
     files: dict[str, dict[str, Any]] = {}
     digest = hashlib.sha256()
+    # Sets that were prepared without them keep their hash.
+    if raster != RasterOptions():
+        digest.update(json.dumps(raster.manifest).encode())
     for name in CONTENT_FILES:
         with (work / name).open("rb") as file:
             os.fsync(file.fileno())
@@ -334,8 +386,10 @@ def _already_there(out: Path, settings: dict[str, Any]) -> bool:
         return False
     manifest = PreparedDataset.open(out).manifest
     # The path does not count: the same set may be reached by another one.
-    for key in ("kind", "image_size", "encoder", "source_hash"):
-        there, asked = manifest.get(key), settings[key]
+    for key in ("kind", "image_size", "raster", "encoder", "source_hash"):
+        # Sets of earlier versions have no raster options.
+        default = RasterOptions().manifest if key == "raster" else None
+        there, asked = manifest.get(key, default), settings[key]
         if there != asked:
             raise SatcascadeError(
                 f"{out} holds a set prepared otherwise ({_difference(key, there, asked)}): "
@@ -353,6 +407,9 @@ def _difference(key: str, there: Any, asked: Any) -> str:
         if there["name"] == asked["name"]:
             return f"encoder {asked['name']} had other weights"
         there, asked = there["name"], asked["name"]
+    if key == "raster":
+        key = next(option for option in asked if there.get(option) != asked[option])
+        there, asked = there.get(key), asked[key]
     return f"{key.replace('_', ' ')} {there} there, {asked} asked for"
 
 

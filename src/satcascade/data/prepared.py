@@ -63,6 +63,8 @@ class PreparedDataset:
         images: uint8 (N, S, S, 3), RGB, memory-mapped and read-only.
         records: N records, in the order of ``images``.
         captions: the M distinct captions.
+        embeddings: float16 (T, D), the tokens of all captions, memory-mapped and read-only.
+        offsets: int64 (M + 1), where each caption's tokens begin.
     """
 
     def __init__(
@@ -80,8 +82,8 @@ class PreparedDataset:
         self.images = images
         self.records = records
         self.captions = captions
-        self._embeddings = embeddings
-        self._offsets = offsets
+        self.embeddings = embeddings
+        self.offsets = offsets
 
     @classmethod
     def open(cls, path: str | Path) -> PreparedDataset:
@@ -162,10 +164,10 @@ class PreparedDataset:
         Returns:
             Embeddings (B, L, D) float32, padded with zeros to the longest, and their mask (B, L).
         """
-        offsets = self._offsets
+        offsets = self.offsets
         return pad_embeddings(
             [
-                torch.from_numpy(self._embeddings[offsets[i] : offsets[i + 1]].astype(np.float32))
+                torch.from_numpy(self.embeddings[offsets[i] : offsets[i + 1]].astype(np.float32))
                 for i in caption_ids
             ]
         )

@@ -61,7 +61,7 @@ def _kind_of(path: Path, source: str) -> str:
     if path.is_file():
         if path.suffix == ".csv" and is_rsicd_csv(path):
             return "rsicd-csv"
-        if path.suffix in (".csv", ".jsonl"):
+        if path.suffix in (".csv", ".jsonl", ".txt"):
             return "imagefolder"
     elif find_tables(path):
         return "imagefolder"
@@ -70,8 +70,8 @@ def _kind_of(path: Path, source: str) -> str:
     elif not list_images(path):
         raise SatcascadeError(f"no images in {path}: give the folder of a captioned image set")
     raise SatcascadeError(
-        f"no captions in {path}: it needs a dataset_rsicd.json, dataset.json, metadata.jsonl, metadata.csv "
-        "or captions.csv"
+        f"no captions in {path}: it needs a dataset_rsicd.json, dataset.json, metadata.jsonl, metadata.csv, "
+        "captions.csv or captions.txt"
     )
 
 

@@ -6,20 +6,21 @@ from pathlib import Path
 
 from satcascade.data.sources.image_files import list_images
 from satcascade.data.sources.sample import Problem, Sample, Source, normal_split
-from satcascade.data.sources.tables import captions_of, read_rows, require_captions, require_column, text_in
+from satcascade.data.sources.tables import captions_of, file_column, read_rows, require_captions, text_in
 from satcascade.errors import SatcascadeError
 
-_TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv")
+_TABLES = ("metadata.jsonl", "metadata.csv", "captions.csv", "captions.txt")
 
 
 def read_imagefolder(folder: Path, split: str) -> Source:
     """A folder of images with their captions in a table.
 
-    Format: images of any size in any format that Pillow reads, 8 bits a channel; beside them, or in the
-    folder of each split, or one folder deeper, a table ``metadata.jsonl``, ``metadata.csv`` or
-    ``captions.csv`` with the column ``file_name`` (relative to the table) and the captions: ``text``,
-    ``caption`` or ``captions`` (a list), or numbered columns ``caption1``, ``caption2``, ... Optional
-    columns: ``label``, ``split``. An image file that no row names is a problem, not a silent omission.
+    Format: images of any size; beside them, or in the folder of each split, or one folder deeper, a table
+    ``metadata.jsonl``, ``metadata.csv`` or ``captions.csv`` with the column ``file_name`` (or ``filename``,
+    ``file``, ``image``; relative to the table) and the captions: ``text``, ``caption`` or ``captions`` (a
+    list), or numbered columns ``caption1``, ``caption2``, ... Optional columns: ``label``, ``split``. Or a
+    ``captions.txt``, a name and a caption a line. Rows of a table that tell the same of the same image are
+    its further captions. An image file that no row names is a problem, not a silent omission.
 
     Splits: the ``split`` column; else the first folder on the image's path that is called train,
     val (valid, validation, dev) or test; else ``split``.
@@ -45,24 +46,26 @@ def read_imagefolder(folder: Path, split: str) -> Source:
     for table in tables:
         rows, unreadable = read_rows(table)
         problems += unreadable
-        require_column(table, rows, "file_name")
+        column = file_column(table, rows)
         require_captions(table, rows)
+        merged: dict[tuple[str, ...], Sample] = {}
         for number, row in enumerate(rows, start=1):
-            name = text_in(row, "file_name")
+            name = text_in(row, column)
             if not name:
                 where = table.relative_to(folder).as_posix()
                 problems.append(Problem("row without file name", f"row {number} of {where}"))
                 continue
             filename = (table.parent.relative_to(folder) / name).as_posix()
-            samples.append(
-                Sample(
-                    filename=filename,
-                    split=text_in(row, "split") or _split_on_path(filename) or split,
-                    label=text_in(row, "label") or None,
-                    captions=captions_of(row),
-                    image=folder / filename,
-                )
+            key = (filename, text_in(row, "split"), text_in(row, "label"))
+            before = merged[key].captions if key in merged else ()
+            merged[key] = Sample(
+                filename=filename,
+                split=key[1] or _split_on_path(filename) or split,
+                label=key[2] or None,
+                captions=before + captions_of(row),
+                image=folder / filename,
             )
+        samples += merged.values()
     images = {path.relative_to(folder).as_posix() for path in list_images(folder)}
     named = {sample.filename for sample in samples}
     if not images & named:

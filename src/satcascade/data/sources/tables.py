@@ -16,11 +16,17 @@ _CAPTION_COLUMN = re.compile(
     r"(text|captions?|sentences?|raw|(sent|caption|sentence|text)_?\d+)", re.IGNORECASE
 )
 
+# name.jpg<TAB>caption, name.jpg,caption or name.jpg caption; Flickr8k numbers the captions: name.jpg#0
+_CAPTION_LINE = re.compile(r"(.+?\.(?:jpe?g|png|tiff?|bmp|webp))(?:#\d+)?(?:\s*,\s*|\s+)(.*)", re.IGNORECASE)
+_FILE_COLUMNS = ("file_name", "filename", "file", "image")
+
 Row = dict[str, Any]
 
 
 def read_rows(table: Path) -> tuple[list[Row], list[Problem]]:
-    """The rows of a ``.csv`` file with a header, or of a ``.jsonl`` file of objects.
+    """The rows of a ``.csv`` file with a header, of a ``.jsonl`` file of objects, or of a ``.txt`` file.
+
+    A line of a ``.txt`` file is an image's name and one caption, with a tab, a comma or a space between.
 
     Returns:
         The rows in file order, and a problem for each line that is none.
@@ -29,7 +35,7 @@ def read_rows(table: Path) -> tuple[list[Row], list[Problem]]:
         SatcascadeError: the file cannot be read or holds no row at all.
     """
     try:
-        rows, problems = _read_jsonl(table) if table.suffix == ".jsonl" else _read_csv(table)
+        rows, problems = _READERS[table.suffix](table)
     except (OSError, UnicodeError, csv.Error) as error:
         raise SatcascadeError(
             f"{table} cannot be read ({error}): give a UTF-8 {table.suffix[1:]} file"
@@ -46,6 +52,19 @@ def header(table: Path) -> list[str]:
             return next(csv.reader(file), [])
     except (OSError, UnicodeError, csv.Error):
         return []
+
+
+def file_column(table: Path, rows: list[Row]) -> str:
+    """The column that names the images: ``file_name``, ``filename``, ``file`` or ``image``.
+
+    Raises:
+        SatcascadeError: there is none.
+    """
+    columns = {str(name) for row in rows for name in row}
+    found = [name for name in _FILE_COLUMNS if name in columns]
+    if not found:
+        require_column(table, rows, _FILE_COLUMNS[0])
+    return found[0]
 
 
 def require_column(table: Path, rows: list[Row], column: str) -> None:
@@ -142,3 +161,23 @@ def _read_jsonl(table: Path) -> tuple[list[Row], list[Problem]]:
         else:
             problems.append(Problem("unreadable row", f"{table.name}:{number}", "not an object"))
     return rows, problems
+
+
+def _read_txt(table: Path) -> tuple[list[Row], list[Problem]]:
+    rows: list[Row] = []
+    problems = []
+    for number, line in enumerate(table.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        found = _CAPTION_LINE.fullmatch(line.strip())
+        if found:
+            caption = found[2].strip()
+            # A table with commas quotes a caption that holds some.
+            quoted = len(caption) > 1 and caption[0] == caption[-1] == '"'
+            rows.append(
+                {"file_name": found[1], "caption": caption[1:-1].replace('""', '"') if quoted else caption}
+            )
+        elif line.strip() and not (number == 1 and line.split(",")[0].strip() in _FILE_COLUMNS):
+            problems.append(Problem("unreadable row", f"{table.name}:{number}", "names no image"))
+    return rows, problems
+
+
+_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".txt": _read_txt}
