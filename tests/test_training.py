@@ -9,6 +9,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +23,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from satcascade.config import Preset, Training, load_preset
 from satcascade.data.prepared import PreparedDataset
 from satcascade.diffusion import cosine_log_snr
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.training.batches import BatchSource, dihedral
+from satcascade.models.denoiser import resize_low_res
+from satcascade.seeds import derived_seed
+from satcascade.training.batches import BatchSource
 from satcascade.training.checkpoints import CheckpointFolder
 from satcascade.training.ema import WeightAverage
 from satcascade.training.export import assemble
+from satcascade.training.loss import DenoisingLoss
 from satcascade.training.optimizers import learning_rate, orthogonalize
+from satcascade.training.resident import DeviceData, dihedral
 from satcascade.training.run import train
+from satcascade.training.stage_trainer import StageTrainer
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +86,10 @@ def run(preset: str, data: PreparedDataset, out: Path, *overrides: str, stage: s
         [stage], preset=preset, data=data.path, out=out, overrides=overrides, device="cpu", quiet=True
     )
     return checkpoint
+
+
+def on_cpu(data: PreparedDataset, split: str = "train") -> DeviceData:
+    return DeviceData(data, split, torch.device("cpu"))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -335,7 +348,7 @@ def test_a_run_starts_from_a_saved_cascade_or_from_runs(tiny_rsdiff_preset, prep
 
 def test_rsdiffs_training_batches_are_drawn_as_specified(tiny_rsdiff_preset, prepared_synthetic):
     training = load_preset(tiny_rsdiff_preset).sr.training.model_copy(update={"batch_size": 64})
-    source = BatchSource(prepared_synthetic, "train", training, 32, "nearest")
+    source = BatchSource(on_cpu(prepared_synthetic), training, 32, "nearest")
     batches = [source(step) for step in range(8)]
     log_snr = torch.cat([batch.log_snr for batch in batches])
     # The median of uniform times is 1/2; both ends of the cosine schedule are reached.
@@ -358,11 +371,10 @@ def test_rsdiffs_training_batches_are_drawn_as_specified(tiny_rsdiff_preset, pre
 
 @given(st.integers(0, 30), st.integers(1, 4))
 def test_processes_share_the_batch_of_one(tiny_training, prepared_synthetic, step, processes):
-    whole = BatchSource(prepared_synthetic, "train", tiny_training, 32, "bilinear")(step)
+    data = on_cpu(prepared_synthetic)
+    whole = BatchSource(data, tiny_training, 32, "bilinear")(step)
     for process in range(processes):
-        part = BatchSource(prepared_synthetic, "train", tiny_training, 32, "bilinear", process, processes)(
-            step
-        )
+        part = BatchSource(data, tiny_training, 32, "bilinear", process, processes)(step)
         mine = slice(process, None, processes)
         for name in ("images", "noise", "log_snr", "keep", "low_res", "low_res_noise", "low_res_log_snr"):
             assert torch.equal(getattr(part, name), getattr(whole, name)[mine])
@@ -373,16 +385,174 @@ def tiny_training(tiny_preset: str) -> Training:
     return load_preset(tiny_preset).sr.training.model_copy(update={"crop": 16, "batch_size": 8})
 
 
+class RefusesWaiting(TorchDispatchMode):
+    """Fails where a value is read from the device: on a GPU everything before it would have to be done."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default, "a step reads a value from the device"
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    if not torch.cuda.is_available():
+        with RefusesWaiting():
+            yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("stage", ["base", "sr"])
+@pytest.mark.parametrize("family", ["compact", "rsdiff"])
+def test_a_step_does_not_wait_for_the_device(
+    family, stage, tiny_preset, tiny_rsdiff_preset, prepared_synthetic, tmp_path, monkeypatch
+):
+    steps = []
+    advance = StageTrainer.advance
+
+    def watched(trainer: StageTrainer) -> None:
+        # The first step also sets things up, the last is written down.
+        with no_waiting() if trainer.step in (1, 2, 3) else nullcontext():
+            advance(trainer)
+        steps.append(trainer.step)
+
+    monkeypatch.setattr(StageTrainer, "advance", watched)
+    overrides = ("training.steps=5", "training.log_every=100", "training.checkpoint_every=0")
+    preset = tiny_preset if family == "compact" else tiny_rsdiff_preset
+    options = {"overrides": (*overrides, "training.decay_steps=0"), "quiet": True}
+    train([stage], preset=preset, data=prepared_synthetic.path, out=tmp_path / "run", **options)
+    assert steps == [1, 2, 3, 4, 5]
+
+
+def eager_compiler(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+    return graph.forward
+
+
+def no_compiler(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+    raise RuntimeError("g++ is not there")
+
+
+def test_a_run_may_go_on_compiled(tiny_preset, prepared_synthetic, tmp_path, monkeypatch):
+    """The loss is one graph, and its compiler the only thing that may change results."""
+    plateau = ("training.decay_steps=0", "model.dropout=0.0")
+    whole = run(tiny_preset, prepared_synthetic, tmp_path / "a", "training.steps=6", *plateau, stage="sr")
+    run(tiny_preset, prepared_synthetic, tmp_path / "b", "training.steps=3", *plateau, stage="sr")
+    compiled = (*plateau, "training.steps=6", "training.compile=true")
+    whole_graph = {"fullgraph": True, "backend": eager_compiler}
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, **whole_graph))
+    later = run(tiny_preset, prepared_synthetic, tmp_path / "b", *compiled, stage="sr")
+    ours, theirs = weights(whole), weights(later)
+    # Captions are padded further for a compiled network.
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=no_compiler))
+    with pytest.raises(
+        SatcascadeError, match=r"cannot be compiled here \(.*g\+\+ is not there.*\): set"
+    ) as found:
+        run(tiny_preset, prepared_synthetic, tmp_path / "c", *compiled, stage="sr")
+    assert "\n" not in str(found.value)
+
+
+def test_full_memory_names_a_batch_size_to_try(tiny_preset, prepared_synthetic, tmp_path, monkeypatch):
+    monkeypatch.setattr(DenoisingLoss, "forward", lambda _, batch: torch.empty(10**6 * 10**9))
+    with pytest.raises(SatcascadeError, match=r"out of memory with 6 images a batch: try .*batch_size=3"):
+        run(tiny_preset, prepared_synthetic, tmp_path / "run")
+
+
+def test_checkpoints_by_the_clock(tiny_preset, prepared_synthetic, tmp_path):
+    every = ("training.checkpoint_every=0", "training.keep_checkpoints=20", "training.sample_every=0")
+    run(tiny_preset, prepared_synthetic, tmp_path / "run", *every, "training.checkpoint_minutes=1e-9")
+    assert CheckpointFolder(tmp_path / "run").steps() == list(range(1, 13))
+    run(tiny_preset, prepared_synthetic, tmp_path / "other", *every, "training.checkpoint_minutes=100")
+    assert CheckpointFolder(tmp_path / "other").steps() == [12]
+
+
+def one_by_one(data: PreparedDataset, training: Training, size: int, resize: str | None, step: int) -> Any:
+    """What a batch is, said image by image: the images, low-resolution inputs and captions."""
+    chance = torch.Generator().manual_seed(derived_seed(training.seed, "step", step))
+    count, side = training.batch_size, training.crop or size
+    caption, symmetry = torch.rand(count, generator=chance), torch.randint(8, (count,), generator=chance)
+    corner = torch.rand(count, 2, generator=chance).tolist()
+    rows = BatchSource(on_cpu(data), training, size, resize)._rows(step)
+    views, captions = [], []
+    for item, row in enumerate(rows):
+        ids = data.records[row].caption_ids
+        captions.append(ids[int(caption[item] * len(ids)) if training.all_captions else 0])
+        image = torch.from_numpy(data.images[row].copy()).permute(2, 0, 1).float() / 127.5 - 1
+        image = torch.nn.functional.avg_pool2d(image, data.image_size // size)
+        both = [image]
+        if resize is not None:
+            nearest = training.low_res_reduce == "nearest"
+            half = image[:, ::2, ::2] if nearest else torch.nn.functional.avg_pool2d(image, 2)
+            both.append(resize_low_res(half[None], size, resize)[0])
+        top, left = (int(part * (size - side + 1)) for part in corner[item])
+        turn = {True: int(symmetry[item]), False: 0, "flip": 7 * (int(symmetry[item]) % 2)}
+        both = [view[:, top : top + side, left : left + side] for view in both]
+        views.append([dihedral(view, turn[training.symmetries]) for view in both])
+    return *(torch.stack(column) for column in zip(*views, strict=True)), data.text(captions)
+
+
+@pytest.mark.parametrize("resident", [False, True])
+@pytest.mark.parametrize("symmetries", [False, True, "flip"])
+@pytest.mark.parametrize(
+    ("size", "resize", "crop", "reduce"),
+    [
+        (32, None, None, "average"),
+        (64, None, 40, "average"),
+        (64, "bilinear", 33, "average"),
+        (64, "nearest", None, "nearest"),
+        (32, "bicubic", 16, "average"),
+    ],
+)
+def test_batches_are_those_made_one_image_at_a_time(
+    size, resize, crop, reduce, symmetries, resident, tiny_training, prepared_synthetic
+):
+    changes = {"symmetries": symmetries, "crop": crop, "low_res_reduce": reduce, "all_captions": crop != 16}
+    training = tiny_training.model_copy(update=changes)
+    data = DeviceData(prepared_synthetic, "train", torch.device("cpu"), resident)
+    for step in (0, 5):
+        batch = BatchSource(data, training, size, resize)(step)
+        *views, text = one_by_one(prepared_synthetic, training, size, resize, step)
+        assert torch.equal(batch.images, views[0])
+        assert (batch.low_res is None) == (resize is None)
+        assert batch.low_res is None or torch.equal(batch.low_res, views[1])
+        assert torch.equal(batch.text.embeddings, text.embeddings)
+        assert torch.equal(batch.text.mask, text.mask)
+
+
+def test_captions_of_a_compiled_network_have_few_lengths(tiny_training, prepared_synthetic):
+    compiled = tiny_training.model_copy(update={"compile": True})
+    data = on_cpu(prepared_synthetic, "val")
+    batches = [BatchSource(data, training, 32, "bilinear")(1) for training in (tiny_training, compiled)]
+    length = batches[0].text.mask.shape[1]
+    assert batches[1].text.mask.shape[1] == -(-length // 16) * 16
+    assert torch.equal(batches[1].text.embeddings[:, :length], batches[0].text.embeddings)
+    assert not batches[1].text.mask[:, length:].any()
+    assert not batches[1].text.embeddings[:, length:].any()
+
+
+def test_matrices_are_orthogonalized_together_as_each_alone():
+    for shape in ((5, 3, 8), (5, 8, 3)):
+        matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        alone = torch.cat([orthogonalize(matrix[None]) for matrix in matrices])
+        torch.testing.assert_close(orthogonalize(matrices), alone, rtol=0, atol=0.02)
+
+
 def test_every_image_is_seen_once_an_epoch(tiny_training, prepared_synthetic):
-    source = BatchSource(prepared_synthetic, "train", tiny_training, 32, None)
-    count = len(source.rows)
+    data = on_cpu(prepared_synthetic)
+    source = BatchSource(data, tiny_training, 32, None)
+    count = len(data.rows)
     seen = np.concatenate([source._rows(step) for step in range(count)])
     for epoch in range(8):
-        assert sorted(seen[epoch * count : (epoch + 1) * count]) == sorted(source.rows)
+        assert sorted(seen[epoch * count : (epoch + 1) * count]) == sorted(data.rows)
 
 
 def test_low_resolution_input_shows_the_same_place_as_the_image(tiny_training, prepared_synthetic):
-    batch = BatchSource(prepared_synthetic, "train", tiny_training, 64, "bilinear")(3)
+    batch = BatchSource(on_cpu(prepared_synthetic), tiny_training, 64, "bilinear")(3)
     # The input is the image without its finest detail: it must be closer to its own image than to the others.
     distance = (batch.images[:, None] - batch.low_res[None]).square().mean((2, 3, 4))
     assert (distance.diagonal()[:, None] <= distance).float().mean() > 0.9
@@ -400,7 +570,7 @@ def test_orthogonalized_matrix_has_singular_values_near_one(rows, columns, seed)
     matrix = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     u, s, v = torch.linalg.svd(matrix, full_matrices=False)
     matrix = u @ torch.diag(s.clamp(min=0.1 * s[0])) @ v  # the iteration needs many rounds for tiny ones
-    singular = torch.linalg.svdvals(orthogonalize(matrix))
+    singular = torch.linalg.svdvals(orthogonalize(matrix[None])[0])
     assert singular.min() > 0.5
     assert singular.max() < 1.4
 

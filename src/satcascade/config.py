@@ -163,6 +163,9 @@ class Training(_Section):
         log_every, checkpoint_every, sample_every: in steps; the latter two may be 0, for only at the end
             and never.
         keep_checkpoints: how many of the last ones are kept.
+        checkpoint_minutes: also one that long after the last; null is only every ``checkpoint_every``.
+        compile: compile the loss (``torch.compile``): faster steps after a minute or more of compiling.
+        resident: keep the data on the GPU; null does where they take at most a quarter of its free memory.
     """
 
     steps: PositiveInt
@@ -192,6 +195,9 @@ class Training(_Section):
     checkpoint_every: int = Field(500, ge=0)
     sample_every: int = Field(1000, ge=0)
     keep_checkpoints: PositiveInt = 2
+    checkpoint_minutes: PositiveFloat | None = None
+    compile: bool = False
+    resident: bool | None = None
 
 
 class Stage(_Section):

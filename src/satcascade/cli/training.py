@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -45,6 +46,7 @@ def train(
 
     The same command again goes on where it was stopped.
     """
+    began = time.monotonic()
     if (stage is None) != joint:
         raise UsageError("say what to train: base, sr, or --joint for both")
     from satcascade.config import load_preset
@@ -63,6 +65,8 @@ def train(
 
     from satcascade.training.run import train
 
+    # Imports take seconds, which a lease counts too.
+    left = None if minutes is None else minutes - (time.monotonic() - began) / 60
     checkpoints = train(
         ("base", "sr") if stage is None else (stage.value,),
         preset=preset,
@@ -72,7 +76,7 @@ def train(
         split=split,
         device=None if device == "auto" else device,
         init_from=init_from,
-        minutes=minutes,
+        minutes=left,
         quiet=quiet,
     )
     if not quiet and os.environ.get("RANK", "0") == "0":
@@ -95,6 +99,23 @@ def assemble(
 
     assemble(base_run, sr_run, out, half=half)
     print(f"model in {out}: use it with 'satcascade sample CAPTION --model {out}'")
+
+
+def runs(
+    run: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw loss and speed: a .png, .svg or .pdf file.")
+    ] = None,
+) -> None:
+    """Say how far training runs are, and in what several differ."""
+    from satcascade.training.summary import plot as draw
+    from satcascade.training.summary import summarize, table
+
+    found = summarize(run)
+    print(table(found))
+    if plot is not None:
+        draw(found, plot)
+        print(f"\ncurves in {plot}")
 
 
 def _launch(processes: int, arguments: list[str]) -> NoReturn:

@@ -1,4 +1,4 @@
-"""From trained stages to a pipeline folder."""
+"""From trained stages to a pipeline."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from satcascade.assembly import build_pipeline
+from satcascade.config import StageName
 from satcascade.errors import UsageError
 from satcascade.pipeline import CascadePipeline
-from satcascade.training.run_folder import trained_stage
+from satcascade.training.run_folder import TrainedStage, trained_stage
 
 
 def assemble(
@@ -62,3 +63,43 @@ def assemble(
                 nn.Module.to(network, torch.float16)
     pipeline.save_pretrained(str(out))
     return pipeline
+
+
+def with_trained_stage(pipeline: CascadePipeline, stage: StageName, trained: TrainedStage) -> CascadePipeline:
+    """A pipeline with another network in one stage.
+
+    Sampler, steps and guidance of that stage are the run's, as :func:`assemble` would have them; for
+    super-resolution also the noise on its low-resolution input. All else is the pipeline's.
+
+    Args:
+        pipeline: left as it is; the networks and schedulers that stay are shared with it.
+        stage: which network to replace.
+        trained: what replaces it.
+
+    Raises:
+        UsageError: the two were trained on embeddings of different text encoders.
+    """
+    expected = pipeline.config.text_encoder_fingerprint
+    if expected not in (None, trained.encoder_fingerprint):
+        raise UsageError(
+            f"{pipeline.name} was trained on embeddings of '{pipeline.config.text_encoder}', the run on "
+            f"those of '{trained.settings.text_encoder}', or of other weights: choose the model it is for"
+        )
+    base = stage == "base"
+    unet, sr_unet = (trained.model, pipeline.sr_unet) if base else (pipeline.unet, trained.model)
+    run = build_pipeline(trained.settings, unet, sr_unet, trained.encoder_fingerprint)
+    mine = ("base_steps", "base_guidance") if base else ("sr_steps", "sr_guidance", "low_res_log_snr")
+    parts = {"unet", "scheduler"} if base else {"sr_unet", "sr_scheduler"}
+    config = {
+        key: value
+        for key, value in pipeline.config.items()
+        if not key.startswith("_") and key not in pipeline.components
+    }
+    components = {
+        key: getattr(run if key in parts else pipeline, key)
+        for key in ("unet", "scheduler", "sr_unet", "sr_scheduler")
+    }
+    made = CascadePipeline(**components, **config | {key: run.config[key] for key in mine})
+    made.precision = pipeline.precision
+    made.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))
+    return made.to(pipeline.device)

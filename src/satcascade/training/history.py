@@ -13,6 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from satcascade.files import written_whole
 
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+
 
 class History:
     """Records the steps of a run.
@@ -31,13 +34,14 @@ class History:
     def __init__(self, run: Path, step: int, steps: int, batch_size: int, quiet: bool = False):
         from torch.utils.tensorboard import SummaryWriter
 
-        self.path = run / "metrics.jsonl"
+        self.path = run / METRICS
         self._truncate(step)
         self._file = self.path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=step)
+        self._board = SummaryWriter(str(run / TENSORBOARD), purge_step=step)
         self._batch_size = batch_size
         self._steps = steps
         self._since = (step, time.monotonic())
+        self._waited = 0.0
         self._printed = time.monotonic()
         self._interactive = sys.stderr.isatty() and not quiet
         self._quiet = quiet
@@ -62,15 +66,22 @@ class History:
         self._file.close()
         self._board.close()
 
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        """Record finished steps, in order; each row has step, loss, grad_norm and learning_rate."""
+    def add(self, rows: list[dict[str, Any]], waited: float = 0.0) -> None:
+        """Record finished steps.
+
+        Args:
+            rows: in order; each has step, loss, grad_norm and learning_rate.
+            waited: seconds that all steps so far waited for batches.
+        """
         if not rows:
             return
         self._file.writelines(json.dumps(row) + "\n" for row in rows)
         self._file.flush()
         last = rows[-1]
         now = time.monotonic()
-        rate = (last["step"] - self._since[0]) * self._batch_size / max(now - self._since[1], 1e-9)
+        elapsed = max(now - self._since[1], 1e-9)
+        rate = (last["step"] - self._since[0]) * self._batch_size / elapsed
+        wait, self._waited = (waited - self._waited) / elapsed, waited
         self._since = (last["step"], now)
         loss = sum(row["loss"] for row in rows) / len(rows)
         for name, value in {
@@ -78,9 +89,10 @@ class History:
             "grad_norm": last["grad_norm"],
             "learning_rate": last["learning_rate"],
             "images_per_second": rate,
+            "data_wait_share": wait,
         }.items():
             self._board.add_scalar(name, value, last["step"])
-        status = f"loss {loss:.4f}  {rate:.1f} images/s"
+        status = f"loss {loss:.4f}  {rate:.1f} images/s  data wait {wait:.0%}"
         self._progress.update(self._task, completed=last["step"], status=status)
         # A log file gets a line now and then instead of a bar.
         if (

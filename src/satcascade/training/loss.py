@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from satcascade.diffusion import add_noise, loss_weight, training_target
@@ -18,15 +19,21 @@ class DenoisingLoss(nn.Module):
             (``prediction_type``) and, for the ``edm`` weighting, the root mean square of images
             (``sigma_data``, 0.5 where it says nothing).
         weighting: see :func:`satcascade.diffusion.loss_weight`.
+        compiled: compile it whole, noising and text head included; anew for every new shape.
     """
 
-    def __init__(self, model: nn.Module, weighting: str):
+    def __init__(self, model: nn.Module, weighting: str, compiled: bool = False):
         super().__init__()
         self.model = model
         self.weighting = weighting
+        self._error = torch.compile(self._weighted_error, dynamic=False) if compiled else self._weighted_error
 
     def forward(self, batch: Batch) -> Tensor:
         """Mean over the pixels of each image, (B,) float32."""
+        error: Tensor = self._error(batch)
+        return error
+
+    def _weighted_error(self, batch: Batch) -> Tensor:
         model: Any = self.model
         low_res = None
         if batch.low_res is not None:

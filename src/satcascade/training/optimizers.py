@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -39,43 +39,57 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """One update of all parameters that have a gradient."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                momentum = state["momentum"]
-                momentum.lerp_(parameter.grad, 1 - group["momentum"])
-                update = parameter.grad.lerp(momentum, group["momentum"])
-                if update.ndim == 4:
-                    # Kernels lie channels-last in memory: this order of columns needs no copy.
-                    update = update.permute(0, 2, 3, 1)
-                matrix = orthogonalize(update.flatten(1))
-                step = matrix.view(update.shape)
-                if update.ndim == 4:
-                    step = step.permute(0, 3, 1, 2)
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(step, alpha=-0.2 * max(matrix.shape) ** 0.5 * group["lr"])
+            keep, rate = group["momentum"], group["lr"]
+            for parameters in _alike(group["params"]):
+                for parameter in parameters:
+                    if not self.state[parameter]:
+                        self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+                gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+                momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+                torch._foreach_lerp_(momenta, gradients, 1 - keep)
+                updates = torch._foreach_lerp(gradients, momenta, keep)
+                # Kernels lie channels-last in memory: this order of columns needs no copy.
+                laid_out = [update.movedim(1, -1) for update in updates]
+                matrices = orthogonalize(torch.stack([update.flatten(1) for update in laid_out]))
+                steps = [
+                    matrix.view(update.shape).movedim(-1, 1)
+                    for matrix, update in zip(matrices, laid_out, strict=True)
+                ]
+                torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+                torch._foreach_add_(parameters, steps, alpha=-0.2 * max(matrices.shape[1:]) ** 0.5 * rate)
 
 
-def orthogonalize(matrix: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrix, roughly: all singular values between about 0.7 and 1.2.
+def _alike(parameters: Sequence[Tensor]) -> Iterable[list[Tensor]]:
+    """The parameters that have a gradient, those of equal shape together, to take few kernel launches.
+
+    On a CPU each alone: there it is the cache that counts.
+    """
+    found: dict[Any, list[Tensor]] = {}
+    for number, parameter in enumerate(parameters):
+        if parameter.grad is not None:
+            found.setdefault(number if parameter.is_cpu else parameter.shape, []).append(parameter)
+    return found.values()
+
+
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """The nearest (semi-)orthogonal matrices, roughly: all singular values between about 0.7 and 1.2.
 
     Args:
-        matrix: (rows, columns).
+        matrices: (N, rows, columns); batched, so that a network takes few kernel launches.
 
     Returns:
         The same shape and type; computed in bfloat16, which the iteration tolerates.
     """
     a, b, c = _QUINTIC
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.mT if tall else matrix).bfloat16()
-    x = x / (x.norm() + 1e-7)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = (matrices.mT if tall else matrices).bfloat16()
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    unused = x.new_zeros(1, 1, 1)
     for _ in range(_ROUNDS):
-        gram = x @ x.mT
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).to(matrix.dtype)
+        # A product alone: on a CPU this form of it is faster than `x @ x.mT`.
+        gram = torch.baddbmm(unused, x, x.mT, beta=0)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 def make_optimizers(model: nn.Module, training: Training) -> list[torch.optim.Optimizer]:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +16,7 @@ from satcascade.config import Preset, StageName, load_preset
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
 from satcascade.precision import compute_dtype
+from satcascade.training.resident import DeviceData
 from satcascade.training.stage_trainer import StageTrainer
 
 
@@ -65,16 +67,16 @@ def train(
     for stage in stages:
         _check_encoder(settings, stage, dataset)
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = compute_dtype(_precision(settings, stages), chosen)
+    dtype = compute_dtype(_common(settings, stages, "precision"), chosen)
     accelerator = Accelerator(
         cpu=device == "cpu", mixed_precision="bf16" if dtype is torch.bfloat16 else "no"
     )
+    on_device = DeviceData(dataset, split, accelerator.device, _common(settings, stages, "resident"))
     trainers = [
         StageTrainer(
             stage,
             settings,
-            dataset,
-            split,
+            on_device,
             Path(out) if len(stages) == 1 else Path(out) / stage,
             accelerator,
             dtype,
@@ -94,7 +96,12 @@ def train(
             for trainer in trainers:
                 if trainer.step == behind:
                     trainer.advance()
-            if _any(accelerator, bool(stopped) or _over(deadline)):
+            overdue = any(trainer.overdue for trainer in trainers)
+            stop, save = _agreed(accelerator, bool(stopped) or _over(deadline), overdue)
+            if save:
+                for trainer in trainers:
+                    trainer.save()
+            if stop:
                 break
         for trainer in trainers:
             trainer.save()
@@ -112,12 +119,12 @@ def _check_encoder(settings: Preset, stage: StageName, dataset: PreparedDataset)
         )
 
 
-def _precision(settings: Preset, stages: Sequence[StageName]) -> str:
-    """What the stages compute in: one process has one precision."""
-    precisions = {settings.stage(stage).training.precision for stage in stages}
-    if len(precisions) > 1:
-        raise UsageError("base.training.precision and sr.training.precision differ: set both to the same")
-    return precisions.pop()
+def _common(settings: Preset, stages: Sequence[StageName], name: str) -> Any:
+    """A setting of training that all stages of a process share."""
+    values = {getattr(settings.stage(stage).training, name) for stage in stages}
+    if len(values) > 1:
+        raise UsageError(f"base.training.{name} and sr.training.{name} differ: set both to the same")
+    return values.pop()
 
 
 def _from_top(stages: Sequence[StageName], override: str) -> list[str]:
@@ -125,11 +132,12 @@ def _from_top(stages: Sequence[StageName], override: str) -> list[str]:
     return [f"{stage}.{override}" for stage in stages] if relative else [override]
 
 
-def _any(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether ``flag`` is set in any of the processes: they must all stop at the same step."""
+def _agreed(accelerator: Accelerator, *flags: bool) -> list[bool]:
+    """Which flags are set in any of the processes: they must all stop, or save, at the same step."""
     if accelerator.num_processes == 1:
-        return flag
-    return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum") > 0)
+        return list(flags)
+    mine = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
+    return [count > 0 for count in accelerator.reduce(mine, "sum").tolist()]
 
 
 def _over(deadline: float | None) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,17 @@ from satcascade.training.checkpoints import CheckpointFolder, read_weights
 
 RUN_FILE = "run.json"
 # Settings that do not change the steps already done, so that a run may be continued with others.
-_FREE = ("steps", "decay_steps", "log_every", "checkpoint_every", "sample_every", "keep_checkpoints")
+_FREE = (
+    "steps",
+    "decay_steps",
+    "log_every",
+    "checkpoint_every",
+    "sample_every",
+    "keep_checkpoints",
+    "checkpoint_minutes",
+    "compile",
+    "resident",
+)
 _PACKAGES = ("satcascade", "torch", "diffusers", "transformers", "accelerate")
 
 
@@ -46,7 +57,7 @@ def open_run(
     identity = _identity(stage, settings, split, dataset.hash, origin)
     path = out / RUN_FILE
     if path.exists():
-        before = _read(out)
+        before = read_description(out)
         # Told anew from the settings: one that a later version added is no difference at its default.
         known = {key: before["identity"].get(key) for key in ("stage", "split", "data", "init_from")}
         stored = _identity(
@@ -69,9 +80,26 @@ def open_run(
         "source": dataset.manifest["source"],
         "encoder": dataset.manifest["encoder"],
         "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "git": _git_state(),
     }
     with written_whole(path) as aside:
         aside.write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the working folder, and whether tracked files have changed since; None outside of git."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+
+    try:
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def _identity(
@@ -118,7 +146,7 @@ def trained_stage(run: Path, stage: StageName, step: int | None = None) -> Train
         SatcascadeError: the description or the checkpoint is damaged.
     """
     run = Path(run)
-    description = _read(run)
+    description = read_description(run)
     found = description["identity"]["stage"]
     if found != stage:
         raise UsageError(f"{run} is a run of stage '{found}', not '{stage}'")
@@ -168,7 +196,13 @@ def initial_weights(origin: Path | str, stage: StageName, model: nn.Module) -> d
     return weights
 
 
-def _read(run: Path) -> dict[str, Any]:
+def read_description(run: Path) -> dict[str, Any]:
+    """The content of a run's ``run.json``.
+
+    Raises:
+        UsageError: the folder holds no run.
+        SatcascadeError: the file is damaged.
+    """
     path = run / RUN_FILE
     try:
         description = json.loads(path.read_text(encoding="utf-8"))

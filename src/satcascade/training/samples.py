@@ -12,7 +12,7 @@ from satcascade.assembly import build_pipeline
 from satcascade.config import Preset, StageName
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
-from satcascade.training.batches import BatchSource
+from satcascade.training.resident import to_float
 
 _IMAGES = 8
 
@@ -41,7 +41,7 @@ class SampleGrid:
         rows = rows[np.linspace(0, len(rows) - 1, min(_IMAGES, len(rows))).astype(int)]
         self.text = dataset.text([dataset.records[row].caption_ids[0] for row in rows])
         config = settings.stage(stage).model
-        self.real = torch.stack([BatchSource.image(dataset, int(row), config.sample_size) for row in rows])
+        self.real = to_float(torch.from_numpy(dataset.images[rows]), config.sample_size)
 
     def __call__(self, model: nn.Module, dtype: torch.dtype) -> npt.NDArray[np.uint8]:
         """Sample with the weights that ``model`` has now, computing in ``dtype``; uint8 (H, W, 3)."""

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
+import torch._dynamo.exc
 from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from satcascade.config import Preset, StageName
-from satcascade.data.prepared import PreparedDataset
+from satcascade.config import Preset, StageName, Training
 from satcascade.errors import SatcascadeError
 from satcascade.files import written_whole
 from satcascade.locks import held
@@ -34,6 +35,7 @@ from satcascade.training.ema import WeightAverage
 from satcascade.training.history import History
 from satcascade.training.loss import DenoisingLoss
 from satcascade.training.optimizers import learning_rate, make_optimizers
+from satcascade.training.resident import DeviceData
 from satcascade.training.run_folder import initial_weights, open_run
 from satcascade.training.samples import SampleGrid
 
@@ -46,16 +48,20 @@ class StageTrainer:
     Args:
         stage: ``base`` or ``sr``.
         settings: the preset, overrides applied.
-        dataset: prepared images and captions.
-        split: the rows to train on.
+        data: what it trains on.
         out: the run's folder.
         accelerator: devices and precision.
         dtype: what the networks compute in.
         init_from: a run or a saved cascade to start from; only read when the run begins.
         quiet: show no progress.
 
+    Attributes:
+        step: steps done.
+        source: draws their batches.
+        waited: seconds that they waited for batches.
+
     Raises:
-        UsageError: missing split, data that do not fit the stage, or ``out`` belongs to a run with other
+        UsageError: data that do not fit the stage, or ``out`` belongs to a run with other
             settings.
         SatcascadeError: damaged data or checkpoint.
     """
@@ -64,8 +70,7 @@ class StageTrainer:
         self,
         stage: StageName,
         settings: Preset,
-        dataset: PreparedDataset,
-        split: str,
+        data: DeviceData,
         out: Path,
         accelerator: Accelerator,
         dtype: torch.dtype,
@@ -73,12 +78,12 @@ class StageTrainer:
         quiet: bool = False,
     ):
         self.out = out
+        self.waited = 0.0
         self.training = settings.stage(stage).training
         self._accelerator, self._dtype, self._quiet = accelerator, dtype, quiet
         config = settings.stage(stage).model
-        self._source = BatchSource(
-            dataset,
-            split,
+        self.source = BatchSource(
+            data,
             self.training,
             self.training.image_size or config.sample_size,
             config.low_res_resize if config.low_res else None,
@@ -91,15 +96,18 @@ class StageTrainer:
         if init_from is not None and not self._checkpoints.steps():
             model.load_state_dict(initial_weights(init_from, stage, model))
         if accelerator.is_main_process:
-            open_run(out, stage, settings, split, dataset, init_from)
+            open_run(out, stage, settings, data.split, data.dataset, init_from)
         self._model = model.to(accelerator.device, memory_format=torch.channels_last)
         self._optimizers = make_optimizers(model, self.training)
         self._average = WeightAverage(model, self.training.ema_half_life)
         self.step = self._resume()
-        self._loss = accelerator.prepare(DenoisingLoss(model, self.training.weighting).train())
-        self._grid = SampleGrid(settings, stage, dataset) if self.training.sample_every else None
+        loss = DenoisingLoss(model, self.training.weighting, self.training.compile)
+        self._loss = accelerator.prepare(loss.train())
+        self._grid = SampleGrid(settings, stage, data.dataset) if self.training.sample_every else None
         self._history: History | None = None
-        self._pending: list[tuple[int, Tensor, Tensor, float]] = []
+        # Losses and norms stay on the device until they are shown: nothing waits for it within a step.
+        self._pending: list[tuple[int, float, Tensor]] = []
+        self._saved = time.monotonic()
         self._open = ExitStack()
 
     @property
@@ -112,6 +120,12 @@ class StageTrainer:
         """The folder of the checkpoint of the last step."""
         return self._checkpoints.folder(self.step)
 
+    @property
+    def overdue(self) -> bool:
+        """Whether the last checkpoint is older than ``training.checkpoint_minutes``."""
+        minutes = self.training.checkpoint_minutes
+        return minutes is not None and not self.done and time.monotonic() - self._saved > 60 * minutes
+
     def __enter__(self) -> StageTrainer:
         # Only one process writes to the folder.
         if self._accelerator.is_main_process and not self.done:
@@ -121,7 +135,7 @@ class StageTrainer:
             self._history = self._open.enter_context(
                 History(self.out, self.step, training.steps, training.batch_size, self._quiet)
             )
-        self._batches = _prefetched(self._source, self.step, self.training.steps)
+        self._batches = _prefetched(self.source, self.step, self.training.steps)
         return self
 
     def __exit__(
@@ -134,13 +148,18 @@ class StageTrainer:
         """Take one optimiser step, and record, save and show what is due after it.
 
         Raises:
-            SatcascadeError: the loss is not finite, or the disk is full.
+            SatcascadeError: the loss is not finite, memory or disk are full, or the network cannot be
+                compiled here.
         """
-        batch, step, training = next(self._batches), self.step + 1, self.training
+        step, training = self.step + 1, self.training
         rate = learning_rate(self.step, training)
-        loss, norm = self._optimise(batch, rate, step)
+        with _refusals(training):
+            began = time.monotonic()
+            batch = next(self._batches)
+            self.waited += time.monotonic() - began
+            loss_and_norm = self._optimise(batch, rate, step)
         self._average.update(self._model, step * training.batch_size, training.batch_size)
-        self._pending.append((step, loss, norm, rate))
+        self._pending.append((step, rate, loss_and_norm))
         self.step = step
         due = training.checkpoint_every and step % training.checkpoint_every == 0
         if self.done or due:
@@ -161,15 +180,16 @@ class StageTrainer:
             state = optimizer_tensors(self._optimizers)
             weights = dict(self._model.state_dict())
             self._checkpoints.save(Checkpoint(self.step, weights, self._average.shadow, state))
+        self._saved = time.monotonic()
         self._accelerator.wait_for_everyone()
 
-    def _optimise(self, batch: Batch, rate: float, step: int) -> tuple[Tensor, Tensor]:
-        """One optimiser step; the mean loss and the gradient's norm before clipping, as tensors."""
+    def _optimise(self, batch: Batch, rate: float, step: int) -> Tensor:
+        """One optimiser step; the mean loss and the gradient's norm before clipping, (2,)."""
         accelerator, training = self._accelerator, self.training
         # Dropout, the only draw inside the network, is seeded by step and process as everything else.
         torch.manual_seed(derived_seed(training.seed, "dropout", step, accelerator.process_index))
         with accelerator.autocast(), _attention(accelerator.device):
-            loss = self._loss(batch.to(accelerator.device)).mean()
+            loss = self._loss(batch).mean()
         accelerator.backward(loss)
         norm = accelerator.clip_grad_norm_(self._loss.parameters(), training.gradient_clip)
         for optimizer in self._optimizers:
@@ -177,15 +197,18 @@ class StageTrainer:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return accelerator.reduce(loss.detach(), "mean"), torch.as_tensor(norm).detach()
+        return torch.stack([accelerator.reduce(loss.detach(), "mean"), torch.as_tensor(norm).detach()])
 
     def _record(self) -> None:
         """Check and write down the steps since the last time."""
-        rows = [
-            {"step": step, "loss": float(loss), "grad_norm": float(norm), "learning_rate": rate}
-            for step, loss, norm, rate in self._pending
-        ]
+        if not self._pending:
+            return
+        steps, rates, values = zip(*self._pending, strict=True)
         self._pending.clear()
+        rows = [
+            {"step": step, "loss": loss, "grad_norm": norm, "learning_rate": rate}
+            for step, rate, (loss, norm) in zip(steps, rates, torch.stack(values).tolist(), strict=True)
+        ]
         for row in rows:
             if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
                 kept = self._checkpoints.steps()
@@ -196,7 +219,7 @@ class StageTrainer:
                     "start again with a lower training.learning_rate or training.precision=float32"
                 )
         if self._history is not None:
-            self._history.add(rows)
+            self._history.add(rows, self.waited)
 
     def _show(self) -> None:
         if self._history is not None and self._grid is not None:
@@ -217,6 +240,32 @@ class StageTrainer:
         self._average.load(checkpoint.ema)
         load_optimizer_tensors(self._optimizers, checkpoint.optimizer)
         return checkpoint.step
+
+
+@contextmanager
+def _refusals(training: Training) -> Iterator[None]:
+    """Turn what a step may fail by for want of memory or of a compiler into one line.
+
+    Raises:
+        SatcascadeError: with what to set instead.
+    """
+    try:
+        yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        # The compiler's own error is inside that of the tracer, and says in its first line what matters.
+        inner = getattr(error, "inner_exception", error)
+        reason = str(inner).strip().splitlines()[0].rstrip(" .:")[:200]
+        raise SatcascadeError(
+            f"the network cannot be compiled here ({reason}): set training.compile=false"
+        ) from error
+    except RuntimeError as error:
+        full = isinstance(error, torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+        if not full:
+            raise
+        size = training.batch_size
+        raise SatcascadeError(
+            f"out of memory with {size} images a batch: try training.batch_size={max(size // 2, 1)}"
+        ) from error
 
 
 def _attention(device: torch.device) -> AbstractContextManager[Any]:
