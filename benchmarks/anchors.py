@@ -3,7 +3,8 @@
     python benchmarks/anchors.py prepared/rsicd anchors.json
 
 The second file holds the expected values: ``{"frechet": {"all train vs test": 30.4, ...}, "kid": {...}}``; of
-its keys, those that are measured here are compared. "train[::7]" is every seventh training row, as many as
+its keys, those that are measured here are compared; with classes also the scene accuracy of real test images.
+"train[::7]" is every seventh training row, as many as
 the test split has; blur N is down to N pixels and back; jpeg Q is Pillow's quality Q. Distances are on
 EfficientNet-Lite0 features. The exit status is 1 where a value is off by more than 3 %.
 """
@@ -25,8 +26,10 @@ from satcascade.data.prepared import PreparedDataset
 from satcascade.evaluation.bundle import RealImages
 from satcascade.evaluation.distances import frechet, kernel_distance
 from satcascade.evaluation.features import load_features, real_features
+from satcascade.evaluation.probe import LabelledFeatures, LinearProbe, class_names, label_numbers
 
 TOLERANCE = 0.03
+SCENE = "scene accuracy on real test, probe on all real train"
 
 
 class Altered(Sequence[Image.Image]):
@@ -99,8 +102,7 @@ def main() -> None:
                 for name, change in changes.items()
             },
         }
-    missed = False
-    print(f"{'':32s} {'measured':>10s} {'expected':>10s} {'off by':>8s}")
+    compared: list[tuple[str, float, float]] = []
     for name, features in sets.items():
         measured = {
             "frechet": frechet(features, test),
@@ -108,10 +110,24 @@ def main() -> None:
         }
         for kind, value in measured.items():
             if name in expected.get(kind, {}):
-                target = expected[kind][name]
-                off = value / target - 1
-                missed |= abs(off) > TOLERANCE
-                print(f"{kind + ' ' + name:32s} {value:10.5f} {target:10.5f} {off:+8.2%}")
+                compared.append((f"{kind} {name}", value, expected[kind][name]))
+    if SCENE in expected:
+        classes = class_names([record.label for record in dataset.records])
+        labelled = {
+            split: LabelledFeatures(
+                features,
+                label_numbers([dataset.records[row].label for row in dataset.indices(split)], classes),
+            )
+            for split, features in (("train", train), ("test", test))
+        }
+        accuracy = LinearProbe(labelled["train"], len(classes)).accuracy(labelled["test"])
+        compared.append(("scene accuracy, real test", accuracy, expected[SCENE]))
+    missed = False
+    print(f"{'':32s} {'measured':>10s} {'expected':>10s} {'off by':>8s}")
+    for name, value, target in compared:
+        off = value / target - 1
+        missed |= abs(off) > TOLERANCE
+        print(f"{name:32s} {value:10.5f} {target:10.5f} {off:+8.2%}")
     sys.exit(missed)
 
 

@@ -39,7 +39,7 @@ from satcascade.evaluation.features import load_features, real_features
 from satcascade.files import written_whole
 from satcascade.generation import image_seed
 from satcascade.pipeline import CascadePipeline, load_pipeline
-from satcascade.schedulers import set_steps, swap_scheduler
+from satcascade.schedulers import set_steps, solver_name, swap_scheduler
 from satcascade.solvers import SOLVERS
 
 COMPARED = ("dpm++", "unipc", "dpm++sde", "ddim", "ddpm")
@@ -68,10 +68,9 @@ def default_row(pipeline: CascadePipeline, stage: str) -> Row:
     """What the model does when it is not told otherwise."""
     base = stage == "base"
     scheduler = pipeline.scheduler if base else pipeline.sr_scheduler
-    for name, solver in SOLVERS.items():
-        options = {key: scheduler.config.get(key) for key in solver.options}
-        if type(scheduler).__name__ == solver.scheduler and options == dict(solver.options):
-            return Row(name, pipeline.config.base_steps if base else pipeline.config.sr_steps)
+    name = solver_name(scheduler)
+    if name in SOLVERS:
+        return Row(name, pipeline.config.base_steps if base else pipeline.config.sr_steps)
     raise SatcascadeError(
         f"{stage} scheduler {type(scheduler).__name__} of {pipeline.name} has no short name: save the model "
         f"with one of {', '.join(SOLVERS)}"

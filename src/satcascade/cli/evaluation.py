@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from satcascade.cli.options import names
+from satcascade.cli.options import DeviceOption, PrecisionName, SeedOption, count, names, numbers
 from satcascade.errors import UsageError
+from satcascade.model_names import check_model_name
+from satcascade.solvers import check_solver
 
 
 def evaluate(
@@ -53,6 +55,97 @@ def evaluate(
         for name, value in found.items():
             print(f"{name:45s} {value:>10,}" if isinstance(value, int) else f"{name:45s} {value:>10.4f}")
         print(f"report in {out}: 'satcascade report {out}' makes a page of it")
+
+
+def sweep(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="A prepared set.")],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="DIR", help="The folder; an existing one grows.")
+    ],
+    guidance: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Guidance scales of the base stage to try.")
+    ] = None,
+    sr_guidance: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Guidance scales of super-resolution to try.")
+    ] = None,
+    steps: Annotated[str | None, typer.Option(metavar="A,B", help="Steps of both stages to try.")] = None,
+    base_steps: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Steps of the base stage to try.")
+    ] = None,
+    sr_steps: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Steps of super-resolution to try.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Samplers of both stages to try, as of sample.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="A,B", help="To try: models, RUN@STEP, or RUN for all of a run.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="The model, or the rest of it where runs are tried.")
+    ] = "builtin",
+    number: Annotated[int, count("Images of each row of the table.", "-n", "--number")] = 256,
+    split: Annotated[str, typer.Option(help="Captions and real images; never test.")] = "val",
+    seed: SeedOption = 0,
+    metrics: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Default: frechet, kernel, manifold, scene.")
+    ] = None,
+    features: Annotated[
+        str, typer.Option(metavar="A,B", help="Feature networks, as of evaluate.")
+    ] = "efficientnet-lite0",
+    clip: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="CLIP model of the CLIP-score.")
+    ] = "openai/clip-vit-base-patch32",
+    inception_weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The Inception networks' weights, where not fetched.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(metavar="MEASURE", help="What the best row is chosen by.")] = None,
+    batch_size: Annotated[int, count("Images at once.")] = 8,
+    device: DeviceOption = "auto",
+    precision: Annotated[
+        PrecisionName, typer.Option(help="auto is bfloat16 where the device has it: faster, less exact.")
+    ] = PrecisionName.float32,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
+) -> None:
+    """Try settings on the validation split, and say which is best.
+
+    The same command again goes on where it was stopped; other values add rows.
+    """
+    if not data.is_dir():
+        raise UsageError(f"no folder {data}: make one with 'satcascade prepare SOURCE {data}'")
+    schedulers = None if scheduler is None else names(scheduler)
+    for name in schedulers or ():
+        check_solver(name)
+    check_model_name(model)
+
+    from satcascade.sweep import SweepRequest, sweep
+
+    request = SweepRequest(
+        data=data,
+        out=out,
+        model=model,
+        checkpoints=None if checkpoint is None else names(checkpoint),
+        scheduler=schedulers,
+        guidance=numbers("--guidance", guidance, float),
+        sr_guidance=numbers("--sr-guidance", sr_guidance, float),
+        steps=numbers("--steps", steps, int),
+        base_steps=numbers("--base-steps", base_steps, int),
+        sr_steps=numbers("--sr-steps", sr_steps, int),
+        n=number,
+        split=split,
+        seed=seed,
+        metrics=None if metrics is None else names(metrics),
+        features=names(features),
+        clip=clip,
+        inception_weights=inception_weights,
+        by=by,
+        batch_size=batch_size,
+        device=device,
+        precision=precision.value,
+    )
+    found = sweep(request, progress=not quiet)
+    if not quiet:
+        print(found.summary())
 
 
 def report(

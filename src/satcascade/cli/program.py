@@ -12,9 +12,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from satcascade.cli.data import prepare
-from satcascade.cli.evaluation import evaluate, report
+from satcascade.cli.evaluation import evaluate, report, sweep
 from satcascade.cli.sampling import sample
-from satcascade.cli.training import assemble, train
+from satcascade.cli.training import assemble, runs, train
 from satcascade.cli.weights import convert, export
 from satcascade.errors import SatcascadeError
 
@@ -37,7 +37,7 @@ def _options(
 
 
 # The order of the help.
-for _command in (sample, prepare, train, assemble, convert, export, evaluate, report):
+for _command in (sample, prepare, train, runs, assemble, convert, export, evaluate, sweep, report):
     app.command()(_command)
 
 

@@ -14,6 +14,9 @@ from satcascade.errors import UsageError
 
 # Below this many images both distances are dominated by their number.
 ENOUGH_IMAGES = 1000
+# The fewest that each distance can be had of: of halves of the generated images a covariance is taken.
+FRECHET_IMAGES = 4
+KERNEL_IMAGES = 2
 _ROWS_AT_ONCE = 1024
 
 
@@ -172,8 +175,7 @@ def frechet_distance(
     Warns:
         FewImagesWarning: a set has fewer than 1,000 images.
     """
-    # Of each half a covariance is taken.
-    _check_enough("the Frechet distance", generated, 4)
+    _check_enough("the Frechet distance", generated, FRECHET_IMAGES)
     value = frechet(generated, real)
     _warn_if_few(f"the Frechet distance on {features}", generated, real)
     drawn = _halves(generated.double(), Statistics.of(real), draws, seed, progress)
@@ -238,7 +240,7 @@ def kernel_distance(
         FewImagesWarning: a set has fewer than 1,000 images.
     """
     for x in (generated, real):
-        _check_enough("the kernel distance", x, 2)
+        _check_enough("the kernel distance", x, KERNEL_IMAGES)
     _check_widths(generated, real)
     _warn_if_few(f"the kernel distance on {features}", generated, real)
     size = min(subset_size, len(generated), len(real))

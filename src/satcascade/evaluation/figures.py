@@ -1,20 +1,27 @@
-"""Figures of the report page: SVG to stand in HTML, whose colours are the page's own, light or dark."""
+"""Figures of the report page, SVG in the page's own colours, light or dark; those of a sweep also as PNG."""
 
 from __future__ import annotations
 
 import functools
 import io
+import itertools
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ParamSpec
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 from satcascade.evaluation.report_data import Report, Sweep
 from satcascade.evaluation.report_tables import SET_MEASURES, SINGLE_MEASURES, network_title, networks
+from satcascade.files import written_whole
 
 # Drawn in these colours, shown in the page's variables: no other colour is used in a figure.
 _INK, _RULE = "#010203", "#010204"
 _SERIES = ("#010205", "#010206", "#010207", "#010208", "#010209")
+# The page's light colours, for a file of its own.
+_LIGHT = ("#1f6f9f", "#b4541a", "#3c7d3f", "#7c4d9e", "#8a6d00")
+_LIGHT_RULE = "#d5d9dd"
 _VARIABLES = {_INK: "--ink", _RULE: "--rule"} | {x: f"--series-{i}" for i, x in enumerate(_SERIES, 1)}
 _STYLE = {
     "svg.fonttype": "none",
@@ -38,9 +45,9 @@ _STYLE = {
 }
 # Between reports as a whole; the tables have the rest.
 _COMPARED = ("frechet_distance", "precision", "recall", "scene_accuracy", "clip_lift")
-_NOT_SWEPT = ("n", "split", "seed", "n_generated", "n_real", "best")
+_NOT_SWEPT = ("n", "n_gen", "n_generated", "n_real", "split", "seed", "size", "feature", "best")
 _BOUNDS = ("_low", "_high", "_std")
-_MEASURES = (*SET_MEASURES, *SINGLE_MEASURES, "fid", "kid", "seconds")
+_MEASURES = (*SET_MEASURES, *SINGLE_MEASURES, "fid", "kid", "seconds", "seconds_per_image")
 
 
 @dataclass(frozen=True)
@@ -62,14 +69,25 @@ class _Series:
     above: list[float]
 
 
+@dataclass(frozen=True)
+class _Curves:
+    """What is drawn over one axis: numbers, or where they have ``labels``, named places."""
+
+    title: str
+    xlabel: str
+    series: list[_Series]
+    labels: list[str] | None = None
+
+
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def _styled(draw: Callable[P, FigureSvg]) -> Callable[P, FigureSvg]:
+def _styled(draw: Callable[P, R]) -> Callable[P, R]:
     """Let a function draw in this page's style, whatever the user's own matplotlib settings are."""
 
     @functools.wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> FigureSvg:
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> R:
         import matplotlib as mpl
 
         # Any: the keys of matplotlib's settings are literals of its own.
@@ -118,35 +136,66 @@ def comparison_figures(reports: Sequence[Report], names: Sequence[str]) -> list[
         bounds = [_bounds(columns[i], stem, network) for i in have]
         below, above = [low for low, _ in bounds], [high for _, high in bounds]
         series = _Series("", [float(i) for i in have], [columns[i][key] for i in have], below, above)
-        figures.append(_curves(_title(stem, network), "", [series], list(names), f"compare-{len(figures)}"))
+        curves = _Curves(_title(stem, network), "", [series], list(names))
+        figures.append(_curves_svg(curves, f"compare-{len(figures)}"))
     return figures
 
 
 def sweep_figures(sweep: Sweep, prefix: str) -> list[FigureSvg]:
     """A small figure for each measure of a sweep, over the setting with the most values.
 
-    The other settings that vary make a line each.
+    The other settings that vary make a line each. Settings that vary together count as one.
 
     Args:
         sweep: its table.
         prefix: of the identifiers in the SVG, another one for each sweep of a page.
     """
-    measures = [column for column in sweep.columns if _stem(column) in _MEASURES]
-    settings = [
-        column
-        for column in sweep.columns
-        if _without_bound(_stem(column)) not in _MEASURES
-        and column not in _NOT_SWEPT
-        and len({row[column] for row in sweep.rows}) > 1
-    ]
+    return [_curves_svg(curves, f"{prefix}-{i}") for i, curves in enumerate(_sweep_curves(sweep))]
+
+
+@_styled
+def write_sweep_png(sweep: Sweep, path: Path) -> bool:
+    """Write the figures of :func:`sweep_figures` as one PNG, which appears whole.
+
+    Returns:
+        Whether there was anything to draw: no setting varies in a sweep of one row.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    found = _sweep_curves(sweep)
+    if not found:
+        return False
+    columns = min(3, len(found))
+    rows = math.ceil(len(found) / columns)
+    with mpl.rc_context({"grid.color": _LIGHT_RULE, "axes.edgecolor": _LIGHT_RULE}):
+        figure = Figure(figsize=(3.5 * columns, 2.7 * rows), layout="constrained")
+        places = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for curves, axes in zip(found, places, strict=False):
+            _draw(axes, curves, _LIGHT)
+        for axes in places[len(found) :]:
+            axes.set_visible(False)
+        with written_whole(path) as aside:
+            figure.savefig(aside, format="png", dpi=130, facecolor="white")
+    return True
+
+
+def _sweep_curves(sweep: Sweep) -> list[_Curves]:
+    settings = _settings(sweep)
     if not settings:
         return []
-    along = max(settings, key=lambda column: len({row[column] for row in sweep.rows}))
+
+    def worth(column: str) -> tuple[int, bool]:
+        """How good an axis a setting is: by its values, and among equals by whether they are numbers."""
+        return len({row[column] for row in sweep.rows}), _is_number(sweep, column)
+
+    along = max(settings, key=worth)
+    xlabel = settings[along]
     others = [column for column in settings if column != along]
     values = list(dict.fromkeys(row[along] for row in sweep.rows))
-    labels = None if all(_float(value) is not None for value in values) else values
-    figures: list[FigureSvg] = []
-    for column in measures:
+    labels = None if _is_number(sweep, along) else values
+    found: list[_Curves] = []
+    for column in _measures(sweep):
         lines: dict[str, list[tuple[float, float, float, float]]] = {}
         stem, _, network = column.partition("/")
         for row in sweep.rows:
@@ -154,7 +203,7 @@ def sweep_figures(sweep: Sweep, prefix: str) -> list[FigureSvg]:
             x = float(values.index(row[along])) if labels else x
             if x is None or y is None:
                 continue
-            numbers = {key: found for key, text in row.items() if (found := _float(text)) is not None}
+            numbers = {key: value for key, text in row.items() if (value := _float(text)) is not None}
             name = ", ".join(f"{other} {row[other]}" for other in others)
             lines.setdefault(name, []).append((x, y, *_bounds(numbers, stem, network)))
         series = []
@@ -162,47 +211,81 @@ def sweep_figures(sweep: Sweep, prefix: str) -> list[FigureSvg]:
             xs, ys, below, above = (list(part) for part in zip(*sorted(points), strict=True))
             series.append(_Series(name, xs, ys, below, above))
         if series:
-            figures.append(_curves(_title(stem, network), along, series, labels, f"{prefix}-{len(figures)}"))
-    return figures
+            found.append(_Curves(_title(stem, network), xlabel, series, labels))
+    return found
+
+
+def _measures(sweep: Sweep) -> list[str]:
+    """The columns that are drawn; RSDiff's name of the Frechet distance only where ours is not there."""
+    found = [column for column in sweep.columns if _stem(column) in _MEASURES]
+    ours = any(_stem(column) == "frechet_distance" for column in found)
+    return [column for column in found if not (ours and column == "fid")]
+
+
+def _settings(sweep: Sweep) -> dict[str, str]:
+    """The settings that vary, each with what to call it; of those that vary together the first, or a number.
+
+    They stand before the first measure.
+    """
+    kept: dict[tuple[int, ...], list[str]] = {}
+    for column in itertools.takewhile(lambda column: _stem(column) not in _MEASURES, sweep.columns):
+        texts = [row[column] for row in sweep.rows]
+        if column not in _NOT_SWEPT and len(set(texts)) > 1:
+            kept.setdefault(tuple(texts.index(text) for text in texts), []).append(column)
+    named = {}
+    for columns in kept.values():
+        chosen = next((column for column in columns if _is_number(sweep, column)), columns[0])
+        together = ", ".join(column for column in columns if column != chosen)
+        named[chosen] = f"{chosen} (with {together})" if together else chosen
+    return named
+
+
+def _is_number(sweep: Sweep, column: str) -> bool:
+    return all(_float(row[column]) is not None for row in sweep.rows)
 
 
 @_styled
-def _curves(
-    title: str, xlabel: str, series: Sequence[_Series], labels: list[str] | None, prefix: str
-) -> FigureSvg:
+def _curves_svg(curves: _Curves, prefix: str) -> FigureSvg:
+    labels = curves.labels
     figure, axes = _figure(3.5, 2.6 if labels is None else 2.9)
-    for number, line in enumerate(series):
+    _draw(axes, curves, _SERIES)
+    points = "; ".join(
+        f"{line.name + ': ' if line.name else ''}"
+        + ", ".join(
+            f"{labels[int(x)] if labels else f'{x:g}'} {y:.4g}" for x, y in zip(line.x, line.y, strict=True)
+        )
+        for line in curves.series
+    )
+    by = f" by {curves.xlabel}" if curves.xlabel else ""
+    return _svg(figure, f"{curves.title}{by}. {points}.", prefix)
+
+
+def _draw(axes: Any, curves: _Curves, colours: Sequence[str]) -> None:
+    labels = curves.labels
+    for number, line in enumerate(curves.series):
         axes.errorbar(
             line.x,
             line.y,
             yerr=[line.below, line.above] if any(line.below + line.above) else None,
             # Beyond the colours there are, the marker tells lines apart.
-            color=_SERIES[number % len(_SERIES)],
-            marker="os^Dv"[number // len(_SERIES) % 5],
+            color=colours[number % len(colours)],
+            marker="os^Dv"[number // len(colours) % 5],
             # Places on a named axis are in no order that a line could follow.
             linestyle="-" if labels is None else "none",
             capsize=2,
             elinewidth=1,
             label=_plain(line.name),
         )
-    axes.set_title(_plain(title))
-    axes.set_xlabel(_plain(xlabel))
+    axes.set_title(_plain(curves.title))
+    axes.set_xlabel(_plain(curves.xlabel))
     axes.grid(axis="y", linewidth=0.6)
     axes.tick_params(length=0)
     if labels is not None:
         short = [_plain(label if len(label) <= 16 else f"{label[:15]}…") for label in labels]
         axes.set_xticks(range(len(labels)), short, rotation=30, ha="right")
         axes.margins(x=0.15)
-    if len(series) > 1:
+    if len(curves.series) > 1:
         axes.legend()
-    points = "; ".join(
-        f"{line.name + ': ' if line.name else ''}"
-        + ", ".join(
-            f"{labels[int(x)] if labels else f'{x:g}'} {y:.4g}" for x, y in zip(line.x, line.y, strict=True)
-        )
-        for line in series
-    )
-    return _svg(figure, f"{title}{f' by {xlabel}' if xlabel else ''}. {points}.", prefix)
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
@@ -242,10 +325,6 @@ def _bounds(values: dict[str, float], stem: str, network: str) -> tuple[float, f
 
 def _key(stem: str, network: str) -> str:
     return f"{stem}/{network}" if network else stem
-
-
-def _without_bound(stem: str) -> str:
-    return next((stem.removesuffix(end) for end in _BOUNDS if stem.endswith(end)), stem)
 
 
 def _stem(column: str) -> str:

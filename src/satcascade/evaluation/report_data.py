@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from satcascade.errors import SatcascadeError
+from satcascade.files import written_whole
 from satcascade.model_files import one_line
 
 METRICS = "metrics.json"
@@ -190,6 +191,16 @@ class Sweep:
                     "run 'satcascade sweep' again"
                 )
         return cls(path.stem, tuple(header), tuple(dict(zip(header, row, strict=True)) for row in rows))
+
+    def write(self, path: str | Path) -> None:
+        """Write the file that :meth:`read` reads; it appears whole.
+
+        Raises:
+            SatcascadeError: the disk is full.
+        """
+        lines = [self.columns, *([row[column] for column in self.columns] for row in self.rows)]
+        with written_whole(Path(path)) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, delimiter="\t", lineterminator="\n").writerows(lines)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -94,7 +94,46 @@ class EvaluationRequest:
             raise UsageError(f"no feature network: {EFFICIENTNET} needs no download")
 
 
-def evaluate(request: EvaluationRequest, progress: bool = True) -> dict[str, float | int]:
+@dataclass
+class RealSide:
+    """What generated images are compared with; evaluations that share one compute its features once.
+
+    Attributes:
+        dataset: the prepared set.
+        networks: the feature networks.
+        features: of real images, by split and name of the network, as far as they were asked for.
+    """
+
+    dataset: PreparedDataset
+    networks: list[FeatureNetwork]
+    features: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, dataset: PreparedDataset, request: EvaluationRequest) -> RealSide:
+        """The real side of a request.
+
+        Raises:
+            UsageError: there is no feature network of that name.
+            SatcascadeError: its weights cannot be had.
+        """
+        weights = request.inception_weights
+        return cls(dataset, [load_features(name, weights) for name in request.features])
+
+    def __call__(
+        self, split: str, network: FeatureNetwork, stage: Callable[[str, int | None], Any]
+    ) -> Tensor:
+        """Features (N, D) of the real images of a split."""
+        key = (split, network.name)
+        if key not in self.features:
+            count = len(RealImages.of(self.dataset, split))
+            with stage(f"{network.name}, {split}", count) as advance:
+                self.features[key] = real_features(self.dataset, split, network, advance)
+        return self.features[key]
+
+
+def evaluate(
+    request: EvaluationRequest, progress: bool = True, real: RealSide | None = None
+) -> dict[str, float | int]:
     """Measure a bundle and write its report folder, which appears whole.
 
     ``metrics.json`` holds the numbers, ``details.json`` all that belongs to them, ``thumbnails/`` the
@@ -104,6 +143,7 @@ def evaluate(request: EvaluationRequest, progress: bool = True) -> dict[str, flo
     Args:
         request: what to measure.
         progress: show progress on the error stream.
+        real: what an earlier evaluation with the same data and features has computed; None begins anew.
 
     Returns:
         The content of ``metrics.json``.
@@ -116,10 +156,10 @@ def evaluate(request: EvaluationRequest, progress: bool = True) -> dict[str, flo
     out = Path(request.out)
     if out.exists() and not (out / METRICS).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} holds something else than a report: choose another folder")
-    dataset = _dataset(request, progress)
+    dataset = real.dataset if real else _dataset(request, progress)
     with warnings.catch_warnings(record=True) as caught, _bars(progress) as stage:
         warnings.simplefilter("always")
-        measured = _Evaluation(request, dataset, stage)
+        measured = _Evaluation(request, dataset, stage, real)
         metrics = measured.metrics()
     notes = measured.notes + [
         str(warning.message)
@@ -147,12 +187,13 @@ class _Evaluation:
     request: EvaluationRequest
     dataset: PreparedDataset
     stage: Callable[[str, int | None], Any]
+    given: RealSide | None = None
     notes: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     scene: SceneAccuracy | None = None
     clip: ClipScore | None = None
     copies: Memorisation | None = None
-    features: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    features: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         with self.stage("checking images", None) as advance:
@@ -160,8 +201,8 @@ class _Evaluation:
         self.real = RealImages.of(self.dataset, self.request.split)
         self.labels = self.bundle.labels_in(self.dataset, self.request.split)
         # Known before hours of work: whether every network can be had.
-        weights = self.request.inception_weights
-        self.networks = [load_features(name, weights) for name in self.request.features]
+        self.real_side = self.given or RealSide.of(self.dataset, self.request)
+        self.networks = self.real_side.networks
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -203,23 +244,17 @@ class _Evaluation:
 
     def generated(self, network: FeatureNetwork) -> Tensor:
         """Features of the generated images."""
-        key = ("generated", network.name)
-        if key not in self.features:
+        if network.name not in self.features:
             with (
                 self.timed(f"features/{network.name}"),
                 self.stage(f"{network.name}, generated", len(self.bundle)) as advance,
             ):
-                self.features[key] = network(self.bundle.images, advance)
-        return self.features[key]
+                self.features[network.name] = network(self.bundle.images, advance)
+        return self.features[network.name]
 
     def real_of(self, split: str, network: FeatureNetwork) -> Tensor:
         """Features of the real images of a split."""
-        key = (f"real {split}", network.name)
-        if key not in self.features:
-            count = len(RealImages.of(self.dataset, split))
-            with self.stage(f"{network.name}, {split}", count) as advance:
-                self.features[key] = real_features(self.dataset, split, network, advance)
-        return self.features[key]
+        return self.real_side(split, network, self.stage)
 
     @cached_property
     def train(self) -> RealImages:
@@ -257,7 +292,7 @@ class _Evaluation:
         )
         count = len(self.bundle) + len(self.real) + len(self.train)
         with self.timed("memorisation"), self.stage("memorisation", count) as advance:
-            self.copies = memorisation(self.bundle.images, self.real, self.train, features, advance)
+            self.copies = memorisation(self.bundle.images, self.real, self.train, features, network, advance)
         return self.copies
 
     def clip_score(self) -> ClipScore:
