@@ -7,6 +7,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -196,6 +197,23 @@ def test_reports_side_by_side_and_sweeps(tmp_path):
     drawn = [attributes["aria-label"] for tag, attributes in page.tags if attributes.get("role") == "img"]
     assert any("by guidance. scheduler ddim: 1 230, 5 200; scheduler dpm: 1 226, 5 199" in x for x in drawn)
     assert any("first 0.194, second 0.194" in x for x in drawn)
+
+
+def test_figures_are_files_of_their_own_with_the_pages_words_and_colours(tmp_path):
+    folders = [make_report(tmp_path / "a", "first"), make_report(tmp_path / "b", "second")]
+    page = write_report(folders, tmp_path / "page.html", figures=tmp_path / "figures").read_text()
+    files = sorted((tmp_path / "figures").iterdir())
+    assert "confusion.svg" in [file.name for file in files]
+    assert len(files) == page.count("<svg")
+    labels = [attributes.get("aria-label") for _, attributes in Page(page).tags]
+    for file in files:
+        drawing = ElementTree.parse(file).getroot()
+        assert drawing.tag == "{http://www.w3.org/2000/svg}svg"
+        title = drawing.find("{http://www.w3.org/2000/svg}title")
+        assert title is not None
+        assert title.text in labels
+        assert "--ink: #" in file.read_text()
+        assert "prefers-color-scheme: dark" in file.read_text()
 
 
 def test_images_without_thumbnail_are_named_in_the_warnings(tmp_path):

@@ -36,6 +36,16 @@ def test_separable_classes_are_told() -> None:
     assert [(row.n_generated, row.n_real, row.taken_for) for row in result.table()] == [(25, 20, None)] * 4
 
 
+def test_the_class_asked_for_is_likely_where_it_is_the_answer() -> None:
+    generated = clouds(12, 5)
+    result = measured(
+        relabelled(generated, torch.where(torch.arange(len(generated)) < 3, 2, generated.labels))
+    )
+    right = result.answers == torch.where(torch.arange(len(generated)) < 3, 2, generated.labels)
+    assert result.confidence[right].min() > 0.5 > result.confidence[~right].max()
+    assert 0 < int(right.sum()) < len(generated)
+
+
 def test_wrong_captions_lower_scene_accuracy_by_their_share() -> None:
     generated = clouds(100, 2)
     labels = generated.labels.clone()

@@ -156,8 +156,11 @@ def report(
     sweep: Annotated[
         list[Path] | None, typer.Option(metavar="TSV", help="Table of a sweep, for its curves; repeatable.")
     ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the page's figures too, as SVG files.")
+    ] = None,
 ) -> None:
     """Make one self-contained page of evaluations."""
     from satcascade.evaluation.report import write_report
 
-    print(f"page in {write_report(folders, out, sweep or [])}")
+    print(f"page in {write_report(folders, out, sweep or [], figures)}")

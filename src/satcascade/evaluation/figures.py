@@ -52,8 +52,9 @@ _MEASURES = (*SET_MEASURES, *SINGLE_MEASURES, "fid", "kid", "seconds", "seconds_
 
 @dataclass(frozen=True)
 class FigureSvg:
-    """A figure: its ``<svg>`` element, and what it shows in words."""
+    """A figure: its name, its ``<svg>`` element, and what it shows in words."""
 
+    name: str
     svg: str
     text: str
 
@@ -308,7 +309,7 @@ def _svg(figure: Any, text: str, prefix: str) -> FigureSvg:
     svg = re.sub(r"font: (\S+) [^;\"]*", r"font: \1 inherit", svg)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
-    return FigureSvg(svg.replace("<svg", '<svg aria-hidden="true"', 1), text)
+    return FigureSvg(prefix, svg.replace("<svg", '<svg aria-hidden="true"', 1), text)
 
 
 def _bounds(values: dict[str, float], stem: str, network: str) -> tuple[float, float]:

@@ -119,9 +119,17 @@ class LinearProbe:
                 F.cross_entropy(self.layer(x), data.labels, label_smoothing=0.1).backward()
                 optimizer.step()
 
-    @torch.inference_mode()
     def __call__(self, features: Tensor) -> Tensor:
         """The classes, int64 (N,), of features (N, D).
+
+        Raises:
+            UsageError: they have another width than those it was fitted on.
+        """
+        return self.probabilities(features).argmax(1)
+
+    @torch.inference_mode()
+    def probabilities(self, features: Tensor) -> Tensor:
+        """How likely each class is, float32 (N, C), of features (N, D).
 
         Raises:
             UsageError: they have another width than those it was fitted on.
@@ -131,7 +139,8 @@ class LinearProbe:
                 f"features of width {features.shape[1]} and {len(self.mean)} do not compare: "
                 "use one feature network"
             )
-        return self.layer(self._standardised(features)).argmax(1)
+        logits: Tensor = self.layer(self._standardised(features))
+        return logits.softmax(1)
 
     def accuracy(self, data: LabelledFeatures) -> float:
         """The share of images whose class it tells, 0 to 1."""

@@ -7,15 +7,21 @@ import importlib.util
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.evaluation import figures, report_tables
+from satcascade.evaluation import report_tables
+from satcascade.evaluation.figures import FigureSvg, comparison_figures, confusion_figure, sweep_figures
 from satcascade.evaluation.report_data import MEMORISATION, GeneratedImage, Report, Sweep
 from satcascade.files import written_whole
 from satcascade.model_files import one_line
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SAMPLES = 24
@@ -43,7 +49,9 @@ class Extremes:
     worst: tuple[Picture, ...]
 
 
-def write_report(folders: Sequence[Path], out: Path, sweeps: Sequence[Path] = ()) -> Path:
+def write_report(
+    folders: Sequence[Path], out: Path, sweeps: Sequence[Path] = (), figures: Path | None = None
+) -> Path:
     """Write the page; the same input gives the same bytes.
 
     Args:
@@ -51,6 +59,8 @@ def write_report(folders: Sequence[Path], out: Path, sweeps: Sequence[Path] = ()
             is what the rest of the page is about.
         out: the HTML file.
         sweeps: TSV files of ``satcascade sweep``, drawn as curves.
+        figures: a folder for the page's figures, an SVG file each, besides; light or dark as the reader's
+            system is.
 
     Returns:
         ``out``.
@@ -66,22 +76,64 @@ def write_report(folders: Sequence[Path], out: Path, sweeps: Sequence[Path] = ()
             raise SatcascadeError(f"the report needs {package}: pip install 'satcascade[eval]'")
     reports = [Report.read(folder) for folder in folders]
     tables = [Sweep.read(path) for path in sweeps]
-    page = _page(reports, tables)
+    drawn = _Drawn.of(reports, tables)
+    page = _page(reports, drawn)
+    if figures is not None:
+        for figure in drawn.all:
+            with written_whole(Path(figures) / f"{figure.name}.svg") as aside:
+                aside.write_text(_alone(figure), encoding="utf-8")
     with written_whole(Path(out)) as aside:
         aside.write_text(page, encoding="utf-8")
     return Path(out)
 
 
-def _page(reports: Sequence[Report], sweeps: Sequence[Sweep]) -> str:
+@dataclass(frozen=True)
+class _Drawn:
+    """The figures of a page."""
+
+    comparisons: list[FigureSvg]
+    sweeps: list[tuple[Sweep, list[FigureSvg]]]
+    confusion: FigureSvg | None
+
+    @classmethod
+    def of(cls, reports: Sequence[Report], sweeps: Sequence[Sweep]) -> _Drawn:
+        """Draw them."""
+        details = reports[0].details
+        return cls(
+            comparison_figures(reports, _column_names(reports)) if len(reports) > 1 else [],
+            [(sweep, sweep_figures(sweep, f"sweep-{i}")) for i, sweep in enumerate(sweeps)],
+            confusion_figure(details.classes, details.confusion) if details.confusion else None,
+        )
+
+    @property
+    def all(self) -> list[FigureSvg]:
+        """Each of them, in the order of the page."""
+        swept = [figure for _, found in self.sweeps for figure in found]
+        return [*self.comparisons, *swept, *([self.confusion] if self.confusion else [])]
+
+
+def _alone(figure: FigureSvg) -> str:
+    """A figure as a file of its own, with the page's colours and its words inside."""
+    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    opening, rest = figure.svg.replace(' aria-hidden="true"', "", 1).split(">", 1)
+    style = _environment().get_template("colours.css.j2").render()
+    style += "svg { background: var(--paper); font-family: sans-serif; }"
+    return f"{opening} {names}><title>{escape(figure.text)}</title><style>{style}</style>{rest}"
+
+
+def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _page(reports: Sequence[Report], drawn: _Drawn) -> str:
     main = reports[0]
     details = main.details
     names = _column_names(reports)
@@ -92,30 +144,32 @@ def _page(reports: Sequence[Report], sweeps: Sequence[Sweep]) -> str:
             f"{len(details.images) - len(images)} of {len(details.images)} images have no thumbnail in the "
             "report's folder and are not shown."
         )
-    return environment.get_template("report.html.j2").render(
-        main=main,
-        details=details,
-        names=names,
-        notes=notes,
-        other_notes=[
-            (name, report.details.notes)
-            for name, report in zip(names[1:], reports[1:], strict=True)
-            if report.details.notes
-        ],
-        headline=report_tables.headline(reports),
-        class_rows=report_tables.class_rows(details),
-        usefulness=report_tables.usefulness_table(main.metrics),
-        comparisons=figures.comparison_figures(reports, names) if len(reports) > 1 else [],
-        sweeps=[(sweep, figures.sweep_figures(sweep, f"sweep-{i}")) for i, sweep in enumerate(sweeps)],
-        confusion=(
-            figures.confusion_figure(details.classes, details.confusion) if details.confusion else None
-        ),
-        samples=[_picture(main, image) for image in _spread(images, _SAMPLES)],
-        extremes=_extremes(main, images),
-        sheet=_sheet(main.folder / MEMORISATION),
-        nearest=_nearest(details.images),
-        number=report_tables.number,
-        flat=report_tables.flat,
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            main=main,
+            details=details,
+            names=names,
+            notes=notes,
+            other_notes=[
+                (name, report.details.notes)
+                for name, report in zip(names[1:], reports[1:], strict=True)
+                if report.details.notes
+            ],
+            headline=report_tables.headline(reports),
+            class_rows=report_tables.class_rows(details),
+            usefulness=report_tables.usefulness_table(main.metrics),
+            comparisons=drawn.comparisons,
+            sweeps=drawn.sweeps,
+            confusion=drawn.confusion,
+            samples=[_picture(main, image) for image in _spread(images, _SAMPLES)],
+            extremes=_extremes(main, images),
+            sheet=_sheet(main.folder / MEMORISATION),
+            nearest=_nearest(details.images),
+            number=report_tables.number,
+            flat=report_tables.flat,
+        )
     )
 
 
@@ -142,7 +196,7 @@ def _spread(images: Sequence[GeneratedImage], most: int) -> list[GeneratedImage]
 def _extremes(report: Report, images: Sequence[GeneratedImage]) -> list[Extremes]:
     scores: dict[str, Callable[[GeneratedImage], float | None]] = {
         "CLIP-score": lambda image: image.clip_score,
-        "the probe's probability of the right class": lambda image: image.confidence,
+        "the probe's probability of the class asked for": lambda image: image.confidence,
     }
     found = []
     for title, score in scores.items():

@@ -50,7 +50,7 @@ class GeneratedImage(BaseModel):
         caption: what it was made of.
         label: scene class of the caption's row.
         predicted: scene class by the probe.
-        confidence: the probe's probability of the right class.
+        confidence: the probe's probability of the class that was asked for.
         clip_score: cosine with its caption.
         nearest: training image.
     """

@@ -357,6 +357,7 @@ class _Evaluation:
             caption=self.bundle.captions[number],
             label=self.labels[number],
             predicted=None if self.scene is None else self.scene.classes[int(self.scene.answers[number])],
+            confidence=None if self.scene is None else float(self.scene.confidence[number]),
             clip_score=None if self.clip is None else float(self.clip.scores[number]),
             nearest=nearest,
         )

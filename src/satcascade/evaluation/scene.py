@@ -39,6 +39,7 @@ class SceneAccuracy:
     Attributes:
         classes: names of the C classes.
         answers: int64 (N,), what the probe fitted on real images takes each generated image for.
+        confidence: (N,), the probability, 0 to 1, that it gives to the class that was asked for.
         confusion: int64 (C, C), generated images, asked of the probe fitted on real training images.
         confusion_real: the same probe, real test images: what is to be had at best.
         confusion_zero_shot: real test images, asked of the probe fitted on generated images.
@@ -46,6 +47,7 @@ class SceneAccuracy:
 
     classes: tuple[str, ...]
     answers: Tensor
+    confidence: Tensor
     confusion: Tensor
     confusion_real: Tensor
     confusion_zero_shot: Tensor
@@ -108,9 +110,11 @@ def scene_accuracy(
     """
     real_probe = LinearProbe(train, len(classes), seed)
     generated_probe = LinearProbe(generated, len(classes), seed)
+    likely = real_probe.probabilities(generated.features)
     return SceneAccuracy(
         tuple(classes),
-        real_probe(generated.features),
+        likely.argmax(1),
+        likely.gather(1, generated.labels[:, None])[:, 0],
         _confusion(real_probe, generated, len(classes)),
         _confusion(real_probe, test, len(classes)),
         _confusion(generated_probe, test, len(classes)),
