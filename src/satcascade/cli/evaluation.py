@@ -7,10 +7,26 @@ from typing import Annotated
 
 import typer
 
-from satcascade.cli.options import DeviceOption, PrecisionName, SeedOption, count, names, numbers
+from satcascade.cli.options import (
+    DeviceOption,
+    PrecisionName,
+    PrecisionOption,
+    SeedOption,
+    count,
+    names,
+    numbers,
+)
 from satcascade.errors import UsageError
 from satcascade.model_names import check_model_name
 from satcascade.solvers import check_solver
+
+FeaturesOption = Annotated[
+    str, typer.Option(metavar="A,B", help="Feature networks, the first for all but the distances.")
+]
+ClipOption = Annotated[str, typer.Option(metavar="NAME|DIR", help="CLIP model of the CLIP-score.")]
+InceptionOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The Inception networks' weights, where not fetched.")
+]
 
 
 def evaluate(
@@ -22,15 +38,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="A,B", help="Of frechet, kernel, manifold, scene, ... (see the docs)."),
     ] = None,
-    features: Annotated[
-        str, typer.Option(metavar="A,B", help="Feature networks, the first for all but the distances.")
-    ] = "efficientnet-lite0",
-    clip: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="CLIP model of the CLIP-score.")
-    ] = "openai/clip-vit-base-patch32",
-    inception_weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The Inception networks' weights, where not fetched.")
-    ] = None,
+    features: FeaturesOption = "efficientnet-lite0",
+    clip: ClipOption = "openai/clip-vit-base-patch32",
+    inception_weights: InceptionOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
 ) -> None:
     """Measure generated images against real ones."""
@@ -90,21 +100,13 @@ def sweep(
     metrics: Annotated[
         str | None, typer.Option(metavar="A,B", help="Default: frechet, kernel, manifold, scene.")
     ] = None,
-    features: Annotated[
-        str, typer.Option(metavar="A,B", help="Feature networks, as of evaluate.")
-    ] = "efficientnet-lite0",
-    clip: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="CLIP model of the CLIP-score.")
-    ] = "openai/clip-vit-base-patch32",
-    inception_weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The Inception networks' weights, where not fetched.")
-    ] = None,
+    features: FeaturesOption = "efficientnet-lite0",
+    clip: ClipOption = "openai/clip-vit-base-patch32",
+    inception_weights: InceptionOption = None,
     by: Annotated[str | None, typer.Option(metavar="MEASURE", help="What the best row is chosen by.")] = None,
     batch_size: Annotated[int, count("Images at once.")] = 8,
     device: DeviceOption = "auto",
-    precision: Annotated[
-        PrecisionName, typer.Option(help="auto is bfloat16 where the device has it: faster, less exact.")
-    ] = PrecisionName.float32,
+    precision: PrecisionOption = PrecisionName.float32,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
 ) -> None:
     """Try settings on the validation split, and say which is best.

@@ -62,6 +62,9 @@ def _scheduler(value: str | None) -> str | None:
 
 
 DeviceOption = Annotated[str, typer.Option(callback=_device, help="auto, cpu, cuda, cuda:1, ...")]
+PrecisionOption = Annotated[
+    PrecisionName, typer.Option(help="auto is bfloat16 where the device has it: faster, less exact.")
+]
 SeedOption = Annotated[int, typer.Option(callback=_seed, help="Seed of the run.")]
 SchedulerOption = Annotated[
     str | None, typer.Option(callback=_scheduler, help=f"Sampler of both stages: {', '.join(SOLVERS)}.")

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from satcascade.cli.options import DeviceOption, PrecisionName, SchedulerOption, SeedOption, amount, count
+from satcascade.cli.options import (
+    DeviceOption,
+    PrecisionName,
+    PrecisionOption,
+    SchedulerOption,
+    SeedOption,
+    amount,
+    count,
+)
 from satcascade.errors import UsageError
 from satcascade.model_names import check_model_name
 from satcascade.sharding import Shard
@@ -48,9 +56,7 @@ def sample(
         str, typer.Option(metavar="NAME|DIR", help="builtin, rsdiff, a folder, or owner/name on the hub.")
     ] = "builtin",
     device: DeviceOption = "auto",
-    precision: Annotated[
-        PrecisionName, typer.Option(help="auto is bfloat16 where the device has it: faster, less exact.")
-    ] = PrecisionName.float32,
+    precision: PrecisionOption = PrecisionName.float32,
     columns: Annotated[int | None, count("Columns of the contact sheet.")] = None,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Make only part I of N of the run.")] = "1/1",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
