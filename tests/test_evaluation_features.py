@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +122,32 @@ def test_a_network_that_cannot_be_fetched_names_the_offline_choice(
     with pytest.raises(SatcascadeError, match=r"cannot be fetched .*--inception-weights.*efficientnet-lite0"):
         load_features("inception-2048")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_download_that_breaks_off_leaves_no_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chunked: bool
+) -> None:
+    class Half(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            name, value = ("Transfer-Encoding", "chunked") if chunked else ("Content-Length", "1000")
+            self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(b"3e8\r\nhalf" if chunked else b"half")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("SATCASCADE_CACHE", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Half) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(inception, "WEIGHTS_URL", f"http://127.0.0.1:{server.server_port}/weights.pth")
+        with pytest.raises(SatcascadeError, match=r"cannot be fetched .*efficientnet-lite0"):
+            load_features("inception-2048")
+        server.shutdown()
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".pth"]
 
 
 def test_a_fetched_file_that_is_another_one_is_refused(

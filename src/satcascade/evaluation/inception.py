@@ -9,6 +9,7 @@ time-scale update rule converge to a local Nash equilibrium", https://arxiv.org/
 from __future__ import annotations
 
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -290,7 +291,10 @@ def _fetched() -> Path:
             ):
                 while block := response.read(1 << 20):
                     file.write(block)
-        except OSError as error:
+                expected = response.headers.get("Content-Length")
+                if expected and file.tell() < int(expected):
+                    raise OSError(f"the connection ended after {file.tell()} of {expected} bytes")
+        except (OSError, HTTPException) as error:
             raise SatcascadeError(
                 f"the Inception weights cannot be fetched ({one_line(error)}): give a copy of "
                 f"{_WEIGHTS_FILE} with --inception-weights, or choose efficientnet-lite0, which is "
