@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import settings
 
 from satcascade.data.preparation import prepare
@@ -81,6 +82,45 @@ def tiny_model(tiny_text_encoder: str, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tiny_pipeline(tiny_text_encoder).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_preset(tiny_text_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A cascade of 32 and 64 px that trains in seconds; dropout is on, so that resuming has to restore it."""
+    model = {
+        "patch_size": 4,
+        "widths": [16, 32],
+        "blocks": [1, 1],
+        "attention": [False, True],
+        "head_dim": 16,
+        "cond_dim": 32,
+        "text_dim": 16,
+        "dropout": 0.1,
+    }
+    training = {
+        "steps": 12,
+        "batch_size": 6,
+        "learning_rate": 0.003,
+        "warmup_steps": 2,
+        "decay_steps": 3,
+        "checkpoint_every": 4,
+        "log_every": 2,
+        "sample_every": 30,
+        "precision": "float32",
+        "optimizer": "muon",
+    }
+    low_res = {"low_res": True, "self_attention": False}
+    noise = {"crop": 32, "low_res_noise": {"low": 0.0, "high": 8.0}}
+    preset = {
+        "name": "tiny",
+        "text_encoder": tiny_text_encoder,
+        "base": {"model": model | {"sample_size": 32}, "training": training},
+        "sr": {"model": model | low_res | {"sample_size": 64}, "training": training | noise},
+        "sampling": {"base": {"steps": 3, "guidance_scale": 2.0}, "sr": {"steps": 2}, "low_res_log_snr": 3.0},
+    }
+    path = tmp_path_factory.mktemp("preset") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(preset))
+    return str(path)
 
 
 # A first example may pay for torch's lazy initialisation; timings are no matter of tests here.

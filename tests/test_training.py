@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -35,85 +31,15 @@ from satcascade.training.batches import BatchSource
 from satcascade.training.checkpoints import CheckpointFolder
 from satcascade.training.ema import WeightAverage
 from satcascade.training.export import assemble
-from satcascade.training.loss import DenoisingLoss
 from satcascade.training.optimizers import learning_rate, orthogonalize
 from satcascade.training.resident import DeviceData, dihedral
 from satcascade.training.run import train
 from satcascade.training.stage_trainer import StageTrainer
-
-
-@pytest.fixture(scope="module")
-def tiny_preset(tiny_text_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A cascade of 32 and 64 px that trains in seconds; dropout is on, so that resuming has to restore it."""
-    model = {
-        "patch_size": 4,
-        "widths": [16, 32],
-        "blocks": [1, 1],
-        "attention": [False, True],
-        "head_dim": 16,
-        "cond_dim": 32,
-        "text_dim": 16,
-        "dropout": 0.1,
-    }
-    training = {
-        "steps": 12,
-        "batch_size": 6,
-        "learning_rate": 0.003,
-        "warmup_steps": 2,
-        "decay_steps": 3,
-        "checkpoint_every": 4,
-        "log_every": 2,
-        "sample_every": 30,
-        "precision": "float32",
-        "optimizer": "muon",
-    }
-    low_res = {"low_res": True, "self_attention": False}
-    noise = {"crop": 32, "low_res_noise": {"low": 0.0, "high": 8.0}}
-    preset = {
-        "name": "tiny",
-        "text_encoder": tiny_text_encoder,
-        "base": {"model": model | {"sample_size": 32}, "training": training},
-        "sr": {"model": model | low_res | {"sample_size": 64}, "training": training | noise},
-        "sampling": {"base": {"steps": 3, "guidance_scale": 2.0}, "sr": {"steps": 2}, "low_res_log_snr": 3.0},
-    }
-    path = tmp_path_factory.mktemp("preset") / "tiny.yaml"
-    path.write_text(yaml.safe_dump(preset))
-    return str(path)
-
-
-def run(preset: str, data: PreparedDataset, out: Path, *overrides: str, stage: str = "base") -> Path:
-    (checkpoint,) = train(
-        [stage], preset=preset, data=data.path, out=out, overrides=overrides, device="cpu", quiet=True
-    )
-    return checkpoint
+from tiny_training import assert_same, in_a_process, run, weights
 
 
 def on_cpu(data: PreparedDataset, split: str = "train") -> DeviceData:
     return DeviceData(data, split, torch.device("cpu"))
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return {
-        f"{name}.{key}": value
-        for name in ("model", "ema", "optimizer")
-        for key, value in load_file(folder / f"{name}.safetensors").items()
-    }
-
-
-def assert_same(a: Path, b: Path) -> None:
-    ours, theirs = weights(a), weights(b)
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-
-
-def in_a_process(preset: str, data: PreparedDataset, out: Path, *overrides: str) -> subprocess.Popen[str]:
-    script = (
-        "import sys; from satcascade.training.run import train; "
-        "train(['base'], preset=sys.argv[1], data=sys.argv[2], out=sys.argv[3], overrides=sys.argv[4:], "
-        "device='cpu')"
-    )
-    arguments = [preset, str(data.path), str(out), *overrides]
-    return subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("stage", ["base", "sr"])
@@ -145,24 +71,6 @@ def test_loss_falls_and_run_folder_describes_itself(stage, tiny_preset, prepared
     assert (early != late).mean() > 0.1
 
 
-def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(tiny_preset, prepared_synthetic, tmp_path):
-    whole = run(tiny_preset, prepared_synthetic, tmp_path / "whole", "training.steps=40")
-    for attempt in range(2):
-        process = in_a_process(tiny_preset, prepared_synthetic, tmp_path / "killed", "training.steps=40")
-        folder = CheckpointFolder(tmp_path / "killed")
-        wanted = 8 * (attempt + 1)
-        while not folder.steps() or folder.steps()[-1] < wanted:
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert folder.steps()[-1] < 40
-    resumed = run(tiny_preset, prepared_synthetic, tmp_path / "killed", "training.steps=40")
-    assert_same(whole, resumed)
-    curves = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "killed")]
-    assert curves[0] == curves[1]
-
-
 def test_sigterm_leaves_a_checkpoint_of_the_step_it_came_in(tiny_preset, prepared_synthetic, tmp_path):
     overrides = ("training.steps=100000", "training.checkpoint_every=0")
     process = in_a_process(tiny_preset, prepared_synthetic, tmp_path / "run", *overrides)
@@ -185,23 +93,6 @@ def test_run_can_be_lengthened_but_not_otherwise_changed(tiny_preset, prepared_s
         run(tiny_preset, prepared_synthetic, tmp_path / "a", "training.batch_size=4")
     with pytest.raises(UsageError, match=r"now sr|low_res was False, now True"):
         run(tiny_preset, prepared_synthetic, tmp_path / "a", stage="sr")
-
-
-def test_diverging_loss_stops_the_run_and_keeps_the_good_checkpoint(
-    tiny_preset, prepared_synthetic, tmp_path
-):
-    folder = CheckpointFolder(tmp_path / "run")
-    run(tiny_preset, prepared_synthetic, tmp_path / "run", "training.steps=4", "training.decay_steps=0")
-    good = folder.load(4)
-    # What a cosmic ray or an overflow would do to the weights that the run goes on with.
-    name = next(iter(good.model))
-    good.model[name].fill_(float("nan"))
-    folder.save(type(good)(5, good.model, good.ema, good.optimizer))
-    with pytest.raises(
-        SatcascadeError, match=r"not finite at step 6; the last good checkpoint is .*step-0000005"
-    ):
-        run(tiny_preset, prepared_synthetic, tmp_path / "run", "training.decay_steps=0")
-    assert folder.steps() == [4, 5]
 
 
 def test_bad_input_is_refused_before_anything_is_written(tiny_preset, prepared_synthetic, tmp_path):
@@ -229,30 +120,6 @@ def test_bad_input_is_refused_before_anything_is_written(tiny_preset, prepared_s
     with pytest.raises(UsageError, match="not empty and holds no run"):
         run(tiny_preset, prepared_synthetic, out)
     assert [path.name for path in out.iterdir()] == ["holiday.txt"]
-
-
-def test_truncated_checkpoint_is_named(tiny_preset, prepared_synthetic, tmp_path):
-    last = run(
-        tiny_preset, prepared_synthetic, tmp_path / "run", "training.steps=4", "training.decay_steps=0"
-    )
-    path = last / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(SatcascadeError, match=r"step-0000004 is damaged \(model\.safetensors\)"):
-        run(tiny_preset, prepared_synthetic, tmp_path / "run", "training.steps=8", "training.decay_steps=0")
-
-
-def test_full_disk_during_a_checkpoint_keeps_the_earlier_ones(tiny_preset, prepared_synthetic, small_disk):
-    out = small_disk / "run"
-    plateau = ("training.decay_steps=0", "training.keep_checkpoints=5")
-    first = run(tiny_preset, prepared_synthetic, out, "training.steps=4", *plateau)
-    size = sum(path.stat().st_size for path in first.iterdir())
-    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
-    (small_disk / "ballast").write_bytes(b"x" * (free - size // 2))
-    with pytest.raises(SatcascadeError, match="no space left on the device"):
-        run(tiny_preset, prepared_synthetic, out, "training.steps=8", *plateau)
-    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-0000004"]
-    (small_disk / "ballast").unlink()
-    assert run(tiny_preset, prepared_synthetic, out, "training.steps=8", *plateau).name == "step-0000008"
 
 
 def test_two_runs_become_a_pipeline_that_samples(tiny_preset, prepared_synthetic, tmp_path):
@@ -457,12 +324,6 @@ def test_a_run_may_go_on_compiled(tiny_preset, prepared_synthetic, tmp_path, mon
     assert "\n" not in str(found.value)
 
 
-def test_full_memory_names_a_batch_size_to_try(tiny_preset, prepared_synthetic, tmp_path, monkeypatch):
-    monkeypatch.setattr(DenoisingLoss, "forward", lambda _, batch: torch.empty(10**6 * 10**9))
-    with pytest.raises(SatcascadeError, match=r"out of memory with 6 images a batch: try .*batch_size=3"):
-        run(tiny_preset, prepared_synthetic, tmp_path / "run")
-
-
 def test_checkpoints_by_the_clock(tiny_preset, prepared_synthetic, tmp_path):
     every = ("training.checkpoint_every=0", "training.keep_checkpoints=20", "training.sample_every=0")
     run(tiny_preset, prepared_synthetic, tmp_path / "run", *every, "training.checkpoint_minutes=1e-9")
@@ -597,32 +458,6 @@ def test_learning_rate_warms_up_holds_and_decays(tiny_training):
     assert set(rates[9:81]) == {1.0}
     assert rates[90] == pytest.approx(0.5)
     assert rates[99] == pytest.approx(0.05)
-
-
-def test_two_processes_train_like_one(tiny_preset, prepared_synthetic, tmp_path):
-    """The same batches, shared out: the same curve up to float rounding, written once."""
-    settings = ["--set", "training.steps=8", "--set", "model.dropout=0.0", "--set", "training.decay_steps=0"]
-    for processes in (1, 2):
-        command = [sys.executable, "-m", "satcascade", "train", "base", "--preset", tiny_preset]
-        command += [
-            "--data",
-            str(prepared_synthetic.path),
-            "--out",
-            str(tmp_path / str(processes)),
-            *settings,
-        ]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        subprocess.run(
-            [*command, "--device", "cpu", "--processes", str(processes), "--quiet"],
-            check=True,
-            env=environment,
-            capture_output=True,
-        )
-    curves = [
-        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("1", "2")
-    ]
-    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
 
 
 def test_one_process_at_a_time_trains_in_a_folder(tiny_preset, prepared_synthetic, tmp_path):

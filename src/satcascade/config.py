@@ -139,6 +139,8 @@ class Training(_Section):
     Attributes:
         steps: optimiser steps in all.
         batch_size: images a step, over all processes.
+        accumulate: parts that each process takes its images of a step in, one after the other: less memory,
+            the same gradient.
         optimizer: ``adamw``, or ``muon`` (Muon for the inner matrices, AdamW for the rest).
         learning_rate: peak; reached after ``warmup_steps``, held, and taken linearly to zero over the last
             ``decay_steps``. A run can be lengthened as long as its decay has not begun.
@@ -166,10 +168,19 @@ class Training(_Section):
         checkpoint_minutes: also one that long after the last; null is only every ``checkpoint_every``.
         compile: compile the loss (``torch.compile``): faster steps after a minute or more of compiling.
         resident: keep the data on the GPU; null does where they take at most a quarter of its free memory.
+        validate_every: steps between validations of the averaged weights on the split ``val``, of which there
+            is one at the end too; 0 is never.
+        validation_images: how many of them the validation loss is measured on, at fixed noise.
+        validate_samples: how many pictures are made at each validation, for their Frechet distance and scene
+            accuracy; 0 is none.
+        patience: validations without a better one after which a run ends; 0 is never.
+        milestone_epochs: keep the averaged weights for ever each time that so many epochs are done; 0 does
+            not.
     """
 
     steps: PositiveInt
     batch_size: PositiveInt
+    accumulate: PositiveInt = 1
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: PositiveFloat
     betas: tuple[float, float] = (0.9, 0.99)
@@ -198,6 +209,18 @@ class Training(_Section):
     checkpoint_minutes: PositiveFloat | None = None
     compile: bool = False
     resident: bool | None = None
+    validate_every: int = Field(0, ge=0)
+    validation_images: PositiveInt = 256
+    validate_samples: int = Field(0, ge=0)
+    patience: int = Field(0, ge=0)
+    milestone_epochs: float = Field(0.0, ge=0.0)
+
+    @model_validator(mode="after")
+    def _check_validation(self) -> Training:
+        for key in ("validate_samples", "patience"):
+            if getattr(self, key) and not self.validate_every:
+                raise ValueError(f"{key} needs validations: set validate_every too")
+        return self
 
 
 class Stage(_Section):

@@ -45,7 +45,7 @@ from satcascade.schedulers import solver_name, swap_scheduler
 from satcascade.solvers import check_solver
 from satcascade.training.checkpoints import CheckpointFolder
 from satcascade.training.export import with_trained_stage
-from satcascade.training.run_folder import read_description, trained_stage
+from satcascade.training.run_folder import named_checkpoint, read_description, trained_stage
 
 DESCRIPTION = "sweep.json"
 TABLE = "sweep.tsv"
@@ -78,7 +78,8 @@ class SweepRequest:
         out: the folder; missing, empty, or an earlier sweep with the same settings, to which rows are added.
         model: the model, by name or folder.
         checkpoints: what to sample with instead: models, by name or folder; checkpoints of training runs, as
-            ``RUN@STEP``, put in the place of that stage in ``model``; or ``RUN``, for all that the run has.
+            ``RUN@STEP`` or ``RUN@best``, put in the place of that stage in ``model``; or ``RUN``, for all of
+            them.
         scheduler: samplers of both stages.
         guidance, sr_guidance: guidance scales of a stage.
         steps: sampling steps of both stages alike, or
@@ -338,19 +339,12 @@ class _Work:
     def _sources(self, text: str) -> list[_Source]:
         """The checkpoints that a name stands for."""
         model = self.request.model
-        run, _, step = text.rpartition("@")
-        if not run and not (Path(text) / "checkpoints").is_dir():
+        if "@" not in text and not (Path(text) / "checkpoints").is_dir():
             return [_Source(text, check_model_name(text))]
-        if run and not step.isdecimal():
-            raise UsageError(f"'{text}' is no checkpoint: give RUN@STEP, such as {run}@1000")
-        path = Path(run or text)
-        read_description(path)
-        steps = CheckpointFolder(path).steps()
-        if not steps or (run and int(step) not in steps):
-            which = f"of step {step}" if run else "yet"
-            there = f": it has {', '.join(map(str, steps))}" if steps else ""
-            raise UsageError(f"{path} has no checkpoint {which}{there}")
-        chosen = [int(step)] if run else steps
+        path, step = named_checkpoint(text)
+        chosen = list(CheckpointFolder(path).averages()) if step is None else [step]
+        if not chosen:
+            raise UsageError(f"{path} has no checkpoint yet")
         return [_Source(f"{path}@{number}", check_model_name(model), path, number) for number in chosen]
 
     def cells(self) -> list[_Cell]:

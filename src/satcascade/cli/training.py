@@ -85,19 +85,21 @@ def train(
 
 
 def assemble(
-    base_run: Annotated[Path, typer.Argument(help="Run of the base stage.")],
-    sr_run: Annotated[Path, typer.Argument(help="Run of the super-resolution stage.")],
+    base_run: Annotated[str, typer.Argument(help="Run of the base stage; RUN@STEP or RUN@best.")],
+    sr_run: Annotated[str, typer.Argument(help="Run of the super-resolution stage, likewise.")],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
 ) -> None:
     """Make a model folder of the averaged weights of two training runs."""
     for run in (base_run, sr_run):
-        if not run.is_dir():
+        if not any(Path(folder).is_dir() for folder in (run, run.rpartition("@")[0] or run)):
             raise UsageError(f"no run folder {run}: 'satcascade train' makes one")
 
     from satcascade.training.export import assemble
+    from satcascade.training.run_folder import named_checkpoint
 
-    assemble(base_run, sr_run, out, half=half)
+    (base, base_step), (sr, sr_step) = named_checkpoint(base_run), named_checkpoint(sr_run)
+    assemble(base, sr, out, base_step=base_step, sr_step=sr_step, half=half)
     print(f"model in {out}: use it with 'satcascade sample CAPTION --model {out}'")
 
 

@@ -9,7 +9,7 @@ What is small is drawn on the CPU, the same whatever the device; noise is drawn 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -58,6 +58,20 @@ class Batch:
     def __len__(self) -> int:
         return self.images.shape[0]
 
+    def parts(self, count: int) -> list[Batch]:
+        """The batch cut into ``count``, as equal as they get; captions stay padded as they are."""
+        if count == 1:
+            return [self]
+        size = len(self)
+        cuts = [slice(size * part // count, size * (part + 1) // count) for part in range(count)]
+        return [self._cut(cut) for cut in cuts]
+
+    def _cut(self, cut: slice) -> Batch:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        text = TextEmbeddings(self.text.embeddings[cut], self.text.mask[cut])
+        tensors = {name: value[cut] for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **tensors, text=text)
+
 
 class BatchSource:
     """Draws the batches of a run, on its device.
@@ -71,8 +85,8 @@ class BatchSource:
         processes: how many share each batch.
 
     Raises:
-        UsageError: the prepared images or the crop do not fit the stage's size, or super-resolution has no
-            noise levels for its input.
+        UsageError: the prepared images or the crop do not fit the stage's size, super-resolution has no
+            noise levels for its input, or a batch has fewer images than parts.
     """
 
     def __init__(
@@ -98,6 +112,11 @@ class BatchSource:
         if training.crop is not None and training.crop > image_size:
             raise UsageError(
                 f"training.crop of {training.crop} px is larger than the stage's {image_size} px"
+            )
+        if training.batch_size < processes * training.accumulate:
+            raise UsageError(
+                f"a batch of {training.batch_size} images cannot be shared by {processes} processes in "
+                f"{training.accumulate} parts each: lower --processes or training.accumulate"
             )
         if low_res_resize is not None and training.low_res_noise is None:
             raise UsageError("training.low_res_noise must be set for a super-resolution stage")

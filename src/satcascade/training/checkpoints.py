@@ -2,13 +2,15 @@
 
 ``RUN/checkpoints/step-0001000/`` holds ``model.safetensors``, ``ema.safetensors``,
 ``optimizer.safetensors`` and ``state.json`` (step, SHA-256 of the others). It is written under another name
-and renamed, so that a killed run never leaves half of one.
+and renamed, so that a killed run never leaves half of one. ``RUN/best.json`` names the one that validation
+found best. ``RUN/milestones/step-0001000/`` holds averaged weights that are never dropped.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +19,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from satcascade.errors import SatcascadeError
-from satcascade.files import folder_written_whole, sha256_of_file, synced_write
+from satcascade.files import folder_written_whole, sha256_of_file, synced_write, written_whole
 
 _PREFIX = "step-"
 _STATE = "state.json"
+BEST = "best.json"
 WEIGHTS = ("model", "ema", "optimizer")
 
 
@@ -46,17 +49,50 @@ class CheckpointFolder:
 
     Args:
         run: the run's folder.
-        keep: how many of the last ones stay.
+        keep: how many of the last ones stay, beside the best.
     """
 
     def __init__(self, run: Path, keep: int = 2):
         self.path = Path(run) / "checkpoints"
         self.keep = keep
+        self._damaged: set[int] = set()
+        self._best = Path(run) / BEST
+        self._milestones = Path(run) / "milestones"
 
     def steps(self) -> list[int]:
-        """Steps of the complete checkpoints, in order."""
-        found = self.path.glob(f"{_PREFIX}*/{_STATE}")
-        return sorted(int(path.parent.name.removeprefix(_PREFIX)) for path in found)
+        """Steps of the complete checkpoints, in order, without those found damaged."""
+        return sorted(_by_step(self.path).keys() - self._damaged)
+
+    def averages(self) -> dict[int, Path]:
+        """Folders with averaged weights, by step in order: milestones and complete checkpoints."""
+        found = _by_step(self._milestones) | _by_step(self.path)
+        return {step: found[step] for step in sorted(found)}
+
+    def best(self) -> int | None:
+        """The step that validation found best; None where nothing says so.
+
+        Raises:
+            SatcascadeError: the file that says so is damaged.
+        """
+        try:
+            return int(json.loads(self._best.read_text(encoding="utf-8"))["step"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise SatcascadeError(
+                f"{self._best} is damaged: delete it, the run writes it again when it goes on"
+            ) from error
+
+    def set_best(self, step: int, measure: str, value: float) -> None:
+        """Keep the checkpoint of ``step`` until another one is best.
+
+        Raises:
+            SatcascadeError: the disk is full.
+        """
+        with written_whole(self._best) as aside:
+            best = {"step": step, "measure": measure, "value": value}
+            aside.write_text(json.dumps(best, indent=1), encoding="utf-8")
+        self._drop_old()
 
     def folder(self, step: int) -> Path:
         """Where the checkpoint of ``step`` is."""
@@ -69,44 +105,132 @@ class CheckpointFolder:
             SatcascadeError: the disk is full; the earlier checkpoints are untouched.
         """
         final = self.folder(checkpoint.step)
-        with folder_written_whole(final) as aside:
-            for name in WEIGHTS:
-                tensors = {key: value.contiguous() for key, value in getattr(checkpoint, name).items()}
-                synced_write(aside / f"{name}.safetensors", save(tensors))
-            hashes = {name: sha256_of_file(aside / f"{name}.safetensors") for name in WEIGHTS}
-            state = json.dumps({"step": checkpoint.step, "sha256": hashes}, indent=1)
-            synced_write(aside / _STATE, state.encode())
-        for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.folder(old))
+        _write(final, checkpoint.step, {name: getattr(checkpoint, name) for name in WEIGHTS})
+        # Now there is something better than what may be left of them.
+        for damaged in self._damaged - {checkpoint.step}:
+            _remove(self.folder(damaged))
+        self._damaged.clear()
+        self._drop_old()
         return final
+
+    def save_milestone(self, step: int, ema: dict[str, Tensor]) -> None:
+        """Write averaged weights that stay.
+
+        Raises:
+            SatcascadeError: the disk is full.
+        """
+        _write(self._milestones / f"{_PREFIX}{step:07d}", step, {"ema": ema})
 
     def load(self, step: int) -> Checkpoint:
         """Read a checkpoint.
 
         Raises:
-            SatcascadeError: a file of it is missing or not what was written.
+            DamagedCheckpointError: a file of it is missing or not what was written.
         """
         folder = self.folder(step)
         parts = {name: read_weights(folder, name) for name in WEIGHTS}
         return Checkpoint(step=step, **parts)
+
+    def load_last(self, quiet: bool = False) -> Checkpoint | None:
+        """Read the last checkpoint that is intact, with a warning for each later one that is not.
+
+        Damaged ones are no checkpoints from then on, and go when the next one is saved.
+
+        Args:
+            quiet: do not warn.
+
+        Returns:
+            None where there is no checkpoint at all.
+
+        Raises:
+            SatcascadeError: there are checkpoints, and all are damaged.
+        """
+        steps = self.steps()
+        problems: list[str] = []
+        for step in reversed(steps):
+            try:
+                checkpoint = self.load(step)
+            except DamagedCheckpointError as error:
+                problems.append(error.problem)
+                continue
+            self._damaged.update(later for later in steps if later > step)
+            if not quiet:
+                for problem in problems:
+                    told = f"{problem}: the run goes on from step {step}"
+                    warnings.warn(DamagedCheckpointWarning(told), stacklevel=2)
+            return checkpoint
+        if problems:
+            raise SatcascadeError(
+                f"{problems[0]}, and so is every other one: delete {self.path} to begin again"
+            )
+        return None
+
+    def clear_leftovers(self) -> None:
+        """Remove what killed processes left half-written or half-removed; for the process that writes."""
+        for folder in (self.path, self._milestones):
+            for left in folder.glob(f".{_PREFIX}*"):
+                shutil.rmtree(left)
+
+    def _drop_old(self) -> None:
+        best = self.best()
+        for old in self.steps()[: -self.keep]:
+            if old != best:
+                _remove(self.folder(old))
+
+
+class DamagedCheckpointWarning(UserWarning):
+    """A run goes on from an earlier checkpoint than its last."""
+
+
+class DamagedCheckpointError(SatcascadeError):
+    """A checkpoint is not what was written.
+
+    Attributes:
+        problem: which one, and what of it.
+    """
+
+    def __init__(self, folder: Path, name: str):
+        self.problem = f"checkpoint {folder} is damaged ({name})"
+        super().__init__(f"{self.problem}: name another one as RUN@STEP, or let the run go on and mend it")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint so that half of one is never seen."""
+    aside = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    shutil.rmtree(aside)
+
+
+def _by_step(folder: Path) -> dict[int, Path]:
+    """The complete ones among the folders of weights in a folder."""
+    found = folder.glob(f"{_PREFIX}*/{_STATE}")
+    return {int(path.parent.name.removeprefix(_PREFIX)): path.parent for path in found}
+
+
+def _write(final: Path, step: int, weights: dict[str, dict[str, Tensor]]) -> None:
+    with folder_written_whole(final) as aside:
+        for name, values in weights.items():
+            tensors = {key: value.contiguous() for key, value in values.items()}
+            synced_write(aside / f"{name}.safetensors", save(tensors))
+        hashes = {name: sha256_of_file(aside / f"{name}.safetensors") for name in weights}
+        synced_write(aside / _STATE, json.dumps({"step": step, "sha256": hashes}, indent=1).encode())
 
 
 def read_weights(folder: Path, name: str) -> dict[str, Tensor]:
     """The tensors of ``name`` (``model``, ``ema`` or ``optimizer``) in a checkpoint's folder.
 
     Raises:
-        SatcascadeError: the file is missing or its SHA-256 is not the recorded one.
+        DamagedCheckpointError: the file is missing or its SHA-256 is not the recorded one.
     """
     path = folder / f"{name}.safetensors"
     try:
         recorded = json.loads((folder / _STATE).read_text())["sha256"][name]
         intact = sha256_of_file(path) == recorded
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         intact = False
     if not intact:
-        raise SatcascadeError(
-            f"checkpoint {folder} is damaged ({path.name}): delete that folder to go on from the one before"
-        )
+        raise DamagedCheckpointError(folder, path.name)
     return load_file(path)
 
 

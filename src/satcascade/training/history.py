@@ -35,7 +35,7 @@ class History:
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = run / METRICS
-        self._truncate(step)
+        truncate(self.path, step)
         self._file = self.path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run / TENSORBOARD), purge_step=step)
         self._batch_size = batch_size
@@ -112,14 +112,37 @@ class History:
         """Show an image, uint8 (H, W, 3), in TensorBoard."""
         self._board.add_image(name, image, step, dataformats="HWC")
 
-    def _truncate(self, step: int) -> None:
-        if not self.path.exists():
-            return
-        kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            # A killed process may have left half a line at the end.
-            if not line.endswith("}") or json.loads(line)["step"] > step:
-                break
-            kept.append(line + "\n")
-        with written_whole(self.path) as aside:
+    def leave_out(self, seconds: float) -> None:
+        """Do not count the last seconds as time of the steps: something else was done in them."""
+        self._since = (self._since[0], self._since[1] + seconds)
+
+    def add_scalars(self, values: dict[str, float], step: int) -> None:
+        """Show numbers that belong to a step, in TensorBoard."""
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def say(self, line: str, always: bool = False) -> None:
+        """Print a line without spoiling the bar; ``always`` even where no progress is shown."""
+        if self._interactive:
+            self._progress.console.print(line, markup=False, highlight=False)
+        elif always or not self._quiet:
+            print(line, file=sys.stderr, flush=True)
+
+
+def truncate(path: Path, step: int) -> None:
+    """Cut off what a killed run wrote of later steps than ``step``."""
+    if path.exists():
+        kept = [json.dumps(row) + "\n" for row in read_rows(path, step)]
+        with written_whole(path) as aside:
             aside.write_text("".join(kept), encoding="utf-8")
+
+
+def read_rows(path: Path, step: int) -> list[dict[str, Any]]:
+    """The rows up to ``step`` of a file that has a row a line, in order; none where there is no file."""
+    rows: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        # A killed process may have left half a line at the end.
+        if not line.endswith("}") or (row := json.loads(line))["step"] > step:
+            break
+        rows.append(row)
+    return rows

@@ -29,6 +29,7 @@ RUN_FILE = "run.json"
 _FREE = (
     "steps",
     "decay_steps",
+    "accumulate",
     "log_every",
     "checkpoint_every",
     "sample_every",
@@ -36,6 +37,11 @@ _FREE = (
     "checkpoint_minutes",
     "compile",
     "resident",
+    "validate_every",
+    "validation_images",
+    "validate_samples",
+    "patience",
+    "milestone_epochs",
 )
 _PACKAGES = ("satcascade", "torch", "diffusers", "transformers", "accelerate")
 
@@ -133,13 +139,43 @@ class TrainedStage:
     model: nn.Module
 
 
+def named_checkpoint(name: str | Path) -> tuple[Path, int | None]:
+    """What a name stands for: ``RUN``, ``RUN@STEP``, or ``RUN@best`` for what validation found best.
+
+    Returns:
+        The run's folder, and the step; None where the name gives none.
+
+    Raises:
+        UsageError: there is no such run or checkpoint.
+        SatcascadeError: what describes the run is damaged.
+    """
+    text = str(name)
+    run, at, which = text.rpartition("@")
+    if not at or Path(text).is_dir():
+        read_description(Path(text))
+        return Path(text), None
+    if which != "best" and not which.isdecimal():
+        raise UsageError(f"'{text}' is no checkpoint: give RUN@STEP, such as {run}@1000, or {run}@best")
+    path = Path(run)
+    read_description(path)
+    folder = CheckpointFolder(path)
+    step = folder.best() if which == "best" else int(which)
+    if step is None:
+        raise UsageError(f"{path} has no best checkpoint: train it with training.validate_every")
+    steps = folder.averages()
+    if step not in steps:
+        there = f": it has {', '.join(map(str, steps))}" if steps else ""
+        raise UsageError(f"{path} has no checkpoint of step {step}{there}")
+    return path, step
+
+
 def trained_stage(run: Path, stage: StageName, step: int | None = None) -> TrainedStage:
     """The network of a run, with the averaged weights of a checkpoint.
 
     Args:
         run: the run's folder.
         stage: what the run must have trained.
-        step: which checkpoint; by default the last.
+        step: which checkpoint or milestone; by default the last checkpoint.
 
     Raises:
         UsageError: the folder is no run of that stage, or has no (such) checkpoint.
@@ -151,14 +187,15 @@ def trained_stage(run: Path, stage: StageName, step: int | None = None) -> Train
     if found != stage:
         raise UsageError(f"{run} is a run of stage '{found}', not '{stage}'")
     checkpoints = CheckpointFolder(run)
-    steps = checkpoints.steps()
-    if not steps:
+    steps, averages = checkpoints.steps(), checkpoints.averages()
+    if not steps and step is None:
         raise UsageError(f"{run} has no checkpoint yet")
-    if step is not None and step not in steps:
-        raise UsageError(f"{run} has no checkpoint of step {step}: it has {', '.join(map(str, steps))}")
+    step = steps[-1] if step is None else step
+    if step not in averages:
+        raise UsageError(f"{run} has no checkpoint of step {step}: it has {', '.join(map(str, averages))}")
     settings = Preset.model_validate(description["settings"])
     model = build_model(settings.stage(stage).model)
-    model.load_state_dict(read_weights(checkpoints.folder(steps[-1] if step is None else step), "ema"))
+    model.load_state_dict(read_weights(averages[step], "ema"))
     return TrainedStage(settings, description["encoder"]["fingerprint"], model.eval())
 
 
@@ -167,7 +204,7 @@ def initial_weights(origin: Path | str, stage: StageName, model: nn.Module) -> d
 
     Args:
         origin: another run of the stage, or a folder of runs of both (the averaged weights of the last
-            checkpoint are taken); or a saved cascade, by folder or name.
+            checkpoint are taken); ``RUN@STEP`` or ``RUN@best``; or a saved cascade, by folder or name.
         stage: which network.
         model: the network that is to take them.
 
@@ -178,6 +215,9 @@ def initial_weights(origin: Path | str, stage: StageName, model: nn.Module) -> d
     runs = [folder for folder in (Path(origin), Path(origin) / stage) if (folder / RUN_FILE).exists()]
     if runs:
         network = trained_stage(runs[0], stage).model
+    elif "@" in str(origin) and not Path(origin).is_dir():
+        run, step = named_checkpoint(origin)
+        network = trained_stage(run, stage, step).model
     else:
         cascade = CascadePipeline.from_pretrained(origin)
         network = cascade.unet if stage == "base" else cascade.sr_unet

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from satcascade.assembly import build_pipeline
 from satcascade.config import Preset, StageName
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
+from satcascade.text import TextEmbeddings
 from satcascade.training.resident import to_float
 
 _IMAGES = 8
@@ -37,32 +40,62 @@ class SampleGrid:
             rows = dataset.indices("val")
         except UsageError:
             rows = dataset.indices("train")
-        # Spread over the split: neighbours in a file are often of one class.
-        rows = rows[np.linspace(0, len(rows) - 1, min(_IMAGES, len(rows))).astype(int)]
+        rows = spread(rows, _IMAGES)
         self.text = dataset.text([dataset.records[row].caption_ids[0] for row in rows])
         config = settings.stage(stage).model
         self.real = to_float(torch.from_numpy(dataset.images[rows]), config.sample_size)
 
     def __call__(self, model: nn.Module, dtype: torch.dtype) -> npt.NDArray[np.uint8]:
         """Sample with the weights that ``model`` has now, computing in ``dtype``; uint8 (H, W, 3)."""
-        was_training = model.training
-        pipeline = build_pipeline(self.settings, model, model if self.stage == "sr" else None)
-        pipeline.set_progress_bar_config(disable=True)
-        pipeline.precision = "bfloat16" if dtype is torch.bfloat16 else "float32"
-        real = (self.real + 1) / 2
-        small = F.avg_pool2d(real, 2) if self.stage == "sr" else None
-        made, _ = pipeline(
-            prompt_embeds=self.text,
-            seeds=range(len(self.text)),
-            base_images=small,
-            output_type="pt",
-            return_dict=False,
-        )
-        rows = [made.cpu()]
-        if small is not None:
-            rows = [F.interpolate(small, scale_factor=2.0), made.cpu(), real]
-        # A pipeline freezes its networks; this one is still being trained.
-        model.requires_grad_(True).train(was_training)
+        made = draw(self.settings, self.stage, model, dtype, self.text, self.real, range(len(self.text)))
+        rows = [made]
+        if self.stage == "sr":
+            real = (self.real + 1) / 2
+            rows = [F.interpolate(F.avg_pool2d(real, 2), scale_factor=2.0), made, real]
         grid = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
         levels: npt.NDArray[np.uint8] = (grid.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
         return levels
+
+
+def draw(
+    settings: Preset,
+    stage: StageName,
+    model: nn.Module,
+    dtype: torch.dtype,
+    text: TextEmbeddings,
+    real: Tensor,
+    seeds: Sequence[int],
+) -> Tensor:
+    """Pictures of a network that is being trained, with the weights that it has now.
+
+    Args:
+        settings: the preset, for its sampling defaults.
+        stage: which stage the network is.
+        model: the network; it is left as it was.
+        dtype: what it computes in.
+        text: embeddings of B captions.
+        real: their images (B, 3, S, S) in [-1, 1]; super-resolution starts from these, reduced to half.
+        seeds: B seeds.
+
+    Returns:
+        (B, 3, S, S) in [0, 1], on the CPU.
+    """
+    was_training = model.training
+    pipeline = build_pipeline(settings, model, model if stage == "sr" else None)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.precision = "bfloat16" if dtype is torch.bfloat16 else "float32"
+    made, _ = pipeline(
+        prompt_embeds=text,
+        seeds=seeds,
+        base_images=F.avg_pool2d((real + 1) / 2, 2) if stage == "sr" else None,
+        output_type="pt",
+        return_dict=False,
+    )
+    # A pipeline freezes its networks; this one is still being trained.
+    model.requires_grad_(True).train(was_training)
+    return made.cpu()
+
+
+def spread(rows: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """At most ``count`` rows, evenly over all: neighbours in a file are often of one class."""
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]

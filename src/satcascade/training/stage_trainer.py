@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 import torch._dynamo.exc
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from PIL import Image
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -38,6 +40,7 @@ from satcascade.training.optimizers import learning_rate, make_optimizers
 from satcascade.training.resident import DeviceData
 from satcascade.training.run_folder import initial_weights, open_run
 from satcascade.training.samples import SampleGrid
+from satcascade.training.validation import Validation
 
 
 class StageTrainer:
@@ -91,6 +94,9 @@ class StageTrainer:
             accelerator.num_processes,
         )
         self._checkpoints = CheckpointFolder(out, self.training.keep_checkpoints)
+        self._validation = (
+            Validation(settings, stage, data.dataset, out) if self.training.validate_every else None
+        )
         torch.manual_seed(derived_seed(self.training.seed, "weights"))
         model = build_model(config)
         if init_from is not None and not self._checkpoints.steps():
@@ -101,6 +107,8 @@ class StageTrainer:
         self._optimizers = make_optimizers(model, self.training)
         self._average = WeightAverage(model, self.training.ema_half_life)
         self.step = self._resume()
+        if self._validation is not None:
+            self._validation.resume(self.step)
         loss = DenoisingLoss(model, self.training.weighting, self.training.compile)
         self._loss = accelerator.prepare(loss.train())
         self._grid = SampleGrid(settings, stage, data.dataset) if self.training.sample_every else None
@@ -112,8 +120,9 @@ class StageTrainer:
 
     @property
     def done(self) -> bool:
-        """Whether all steps are taken."""
-        return self.step >= self.training.steps
+        """Whether all steps are taken, or patience with them is at its end."""
+        stalled = self._validation is not None and self._validation.stalled
+        return self.step >= self.training.steps or stalled
 
     @property
     def checkpoint(self) -> Path:
@@ -131,10 +140,16 @@ class StageTrainer:
         if self._accelerator.is_main_process and not self.done:
             taken = f"another process is training in {self.out}: wait for it or end it"
             self._open.enter_context(held(self.out / ".lock", taken))
+            self._checkpoints.clear_leftovers()
             training = self.training
             self._history = self._open.enter_context(
                 History(self.out, self.step, training.steps, training.batch_size, self._quiet)
             )
+            if self._validation is not None:
+                self._validation.open()
+                self._keep_best(self._validation)
+        elif self._accelerator.is_main_process and self._validation is not None and self._validation.stalled:
+            print(f"{self.out}: {self._validation.stalled_told()}", file=sys.stderr)
         self._batches = _prefetched(self.source, self.step, self.training.steps)
         return self
 
@@ -161,6 +176,10 @@ class StageTrainer:
         self._average.update(self._model, step * training.batch_size, training.batch_size)
         self._pending.append((step, rate, loss_and_norm))
         self.step = step
+        # What belongs to a step is there before its checkpoint: no resume would make up for it.
+        self._keep_milestone()
+        if self._validation is not None and self._validation.due(step):
+            self._validate(self._validation)
         due = training.checkpoint_every and step % training.checkpoint_every == 0
         if self.done or due:
             self.save()
@@ -188,16 +207,25 @@ class StageTrainer:
         accelerator, training = self._accelerator, self.training
         # Dropout, the only draw inside the network, is seeded by step and process as everything else.
         torch.manual_seed(derived_seed(training.seed, "dropout", step, accelerator.process_index))
-        with accelerator.autocast(), _attention(accelerator.device):
-            loss = self._loss(batch).mean()
-        accelerator.backward(loss)
+        # Gradients are averaged over processes, whose shares of the batch may be unequal.
+        processes, images = accelerator.num_processes, training.batch_size
+        total = torch.zeros((), device=accelerator.device)
+        parts = batch.parts(training.accumulate)
+        for part in parts:
+            alone = part is not parts[-1]
+            # Processes exchange gradients once a step.
+            with accelerator.no_sync(self._loss) if alone else nullcontext():
+                with accelerator.autocast(), _attention(accelerator.device):
+                    loss = self._loss(part).mean() * (len(part) * processes / images)
+                accelerator.backward(loss)
+            total += loss.detach()
         norm = accelerator.clip_grad_norm_(self._loss.parameters(), training.gradient_clip)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return torch.stack([accelerator.reduce(loss.detach(), "mean"), torch.as_tensor(norm).detach()])
+        return torch.stack([accelerator.reduce(total, "mean"), torch.as_tensor(norm).detach()])
 
     def _record(self) -> None:
         """Check and write down the steps since the last time."""
@@ -230,12 +258,48 @@ class StageTrainer:
             self._history.add_image("samples", picture, self.step)
         self._accelerator.wait_for_everyone()
 
+    def _validate(self, validation: Validation) -> None:
+        """Measure the averaged weights in the main process, and let all know."""
+        self._record()
+        row, began = None, time.monotonic()
+        if self._history is not None:
+            with self._average.applied(self._model):
+                row = validation(self._model, self._dtype, self.step)
+            self._history.leave_out(time.monotonic() - began)
+        [row] = broadcast_object_list([row])
+        validation.add(row, write=self._history is not None)
+        if self._history is not None:
+            self._history.add_scalars(validation.scalars(), self.step)
+            self._history.say(validation.told())
+        if validation.best is row:
+            self.save()
+            if self._history is not None:
+                self._keep_best(validation)
+        if validation.stalled and self._history is not None:
+            self._history.say(f"{self.out}: {validation.stalled_told()}", always=True)
+
+    def _keep_best(self, validation: Validation) -> None:
+        """Keep the best checkpoint from now on."""
+        best = validation.best
+        if best is not None and best["step"] in self._checkpoints.steps():
+            self._checkpoints.set_best(best["step"], validation.measure, best[validation.measure])
+
+    def _keep_milestone(self) -> None:
+        """Keep the averaged weights where the last step has completed an epoch that is a milestone."""
+        training = self.training
+        images = training.milestone_epochs * len(self.source.data.rows)
+        if not images or not self._accelerator.is_main_process:
+            return
+        before, now = ((self.step - back) * training.batch_size // images for back in (1, 0))
+        if before < now:
+            self._record()
+            self._checkpoints.save_milestone(self.step, self._average.shadow)
+
     def _resume(self) -> int:
-        """Load the last checkpoint, if there is one; the number of steps done."""
-        steps = self._checkpoints.steps()
-        if not steps:
+        """Load the last intact checkpoint, if there is one; the number of steps done."""
+        checkpoint = self._checkpoints.load_last(quiet=not self._accelerator.is_main_process)
+        if checkpoint is None:
             return 0
-        checkpoint = self._checkpoints.load(steps[-1])
         self._model.load_state_dict(checkpoint.model)
         self._average.load(checkpoint.ema)
         load_optimizer_tensors(self._optimizers, checkpoint.optimizer)
@@ -262,9 +326,10 @@ def _refusals(training: Training) -> Iterator[None]:
         full = isinstance(error, torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
         if not full:
             raise
-        size = training.batch_size
+        size, parts = training.batch_size, 2 * training.accumulate
+        same = f"training.accumulate={parts} (the same results), or " if parts <= size else ""
         raise SatcascadeError(
-            f"out of memory with {size} images a batch: try training.batch_size={max(size // 2, 1)}"
+            f"out of memory with {size} images a batch: try {same}training.batch_size={max(size // 2, 1)}"
         ) from error
 
 

@@ -18,6 +18,7 @@ from satcascade.files import written_whole
 from satcascade.training.checkpoints import CheckpointFolder
 from satcascade.training.history import METRICS, TENSORBOARD
 from satcascade.training.run_folder import RUN_FILE, read_description
+from satcascade.training.validation import VALIDATION
 
 # Loss and gradient norm of single steps jump about: these are means over so many.
 _RECENT = 100
@@ -37,6 +38,8 @@ class RunSummary:
         last: the last row of ``metrics.jsonl``; empty before the first step.
         grad_norm: mean gradient norm, before clipping, of the last 100 steps.
         checkpoints: steps of the complete checkpoints.
+        validations: the rows of ``validation.jsonl``, in order.
+        best: the step of the best of them; None where there is none.
         speed: steps, and images a second up to each, as TensorBoard has them; empty where it has none.
     """
 
@@ -48,6 +51,8 @@ class RunSummary:
     last: dict[str, Any]
     grad_norm: float | None
     checkpoints: list[int]
+    validations: list[dict[str, Any]]
+    best: int | None
     speed: tuple[list[int], list[float]]
 
     @property
@@ -72,6 +77,7 @@ class RunSummary:
             "gradient norm": _number(self.grad_norm),
             "learning rate": _number(self.last.get("learning_rate")),
             "images/s": f"{statistics.median(self.speed[1]):.1f}" if self.speed[1] else "-",
+            "validation": self._validation(),
             "checkpoints": ", ".join(f"{step:,}" for step in self.checkpoints) or "none",
             "data": f"{identity['data'][:12]} {identity['split']}",
             "seed": str(self.settings["training.seed"]),
@@ -80,6 +86,13 @@ class RunSummary:
             ),
             "git": "-" if not git else git["commit"][:12] + (" with changes" if git["changed"] else ""),
         }
+
+    def _validation(self) -> str:
+        if not self.validations:
+            return "none"
+        last = self.validations[-1]
+        best = "" if self.best is None else f"; best at step {self.best:,}"
+        return f"loss {_number(last['loss'])} at step {last['step']:,}{best}"
 
 
 def summarize(folders: Sequence[Path | str]) -> list[RunSummary]:
@@ -120,7 +133,7 @@ def differences(runs: Sequence[RunSummary]) -> dict[str, tuple[Any, ...]]:
 
 
 def plot(runs: Sequence[RunSummary], path: Path | str) -> None:
-    """Draw the smoothed losses and the images a second of runs over the images that they have seen.
+    """Draw smoothed losses, validation losses and images a second of runs over the images they have seen.
 
     Args:
         runs: the runs, one curve each.
@@ -146,7 +159,10 @@ def plot(runs: Sequence[RunSummary], path: Path | str) -> None:
     for run in runs:
         window = max(1, min(_RECENT, len(run.losses) // 10))
         steps, losses = (_smoothed(values, window) for values in (run.steps, run.losses))
-        upper.plot(steps * run.batch_size, losses, label=run.run.as_posix())
+        (line,) = upper.plot(steps * run.batch_size, losses, label=run.run.as_posix())
+        measured = [(row["step"] * run.batch_size, row["loss"]) for row in run.validations]
+        if measured:
+            upper.plot(*zip(*measured, strict=True), ".--", color=line.get_color(), label="its validation")
         seen, rates = run.speed
         lower.plot([step * run.batch_size for step in seen], rates, linewidth=1)
     upper.set_ylabel(f"loss, mean of up to {_RECENT} steps")
@@ -164,6 +180,7 @@ def _summary(run: Path) -> RunSummary:
     stage = Preset.model_validate(description["settings"]).stage(description["identity"]["stage"])
     metrics = _metrics(run / METRICS)
     recent = [row["grad_norm"] for row in metrics[-_RECENT:]]
+    checkpoints = CheckpointFolder(run)
     return RunSummary(
         run=run,
         description=description,
@@ -172,7 +189,9 @@ def _summary(run: Path) -> RunSummary:
         losses=np.array([row["loss"] for row in metrics], dtype=np.float64),
         last=metrics[-1] if metrics else {},
         grad_norm=statistics.fmean(recent) if recent else None,
-        checkpoints=CheckpointFolder(run).steps(),
+        checkpoints=checkpoints.steps(),
+        validations=_metrics(run / VALIDATION),
+        best=checkpoints.best(),
         speed=_speed(run / TENSORBOARD),
     )
 
