@@ -122,8 +122,8 @@ class Memorisation:
 
         ``near_copy_rate`` is the share of near copies, ``near_hash_rate`` that of images with a hash distance
         of 6 or less, both also for real test images (``_real``). ``near_feature_rate`` is the share of
-        generated images whose features are closer to a training image than those of the closest 1 % of real
-        test images: 0.01 is what real images score.
+        generated images whose features, as they stand or turned back, are closer to a training image than
+        those of the closest 1 % of real test images: 0.01 is what real images score.
         """
         found: dict[str, float | int] = {}
         for suffix, side in (("", self.generated), ("_real", self.real)):
