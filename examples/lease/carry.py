@@ -16,16 +16,16 @@ from tempfile import TemporaryDirectory
 
 import safetensors.torch
 import torch
-from pieces import MIB, cut, joined, read_archive, run_script, write_archive
+from pieces import MIB, cut_archive, joined, read_archive, run_script
 from torch import Tensor
 
 from satcascade.errors import UsageError
 from satcascade.files import written_whole
 from satcascade.training.checkpoints import WEIGHTS, Checkpoint, CheckpointFolder
+from satcascade.training.history import METRICS
 from satcascade.training.run_folder import RUN_FILE
 
 ARCHIVE = "checkpoint.tar"
-METRICS = "metrics.jsonl"
 # Second moments reach far below float16's range: bfloat16 has float32's.
 _CARRIED_AS = {"model": torch.float16, "ema": torch.float16, "optimizer": torch.bfloat16}
 
@@ -59,13 +59,7 @@ def cut_checkpoint(
         if not exact:
             tensors = {key: _rounded(value, _CARRIED_AS[name]) for key, value in tensors.items()}
         contents[name] = safetensors.torch.save(tensors)
-    out.mkdir(parents=True, exist_ok=True)
-    archive = out / ARCHIVE
-    write_archive(archive, contents)
-    try:
-        return cut(archive, out, piece_bytes)
-    finally:
-        archive.unlink()
+    return cut_archive(contents, out / ARCHIVE, piece_bytes)
 
 
 def join_checkpoint(pieces: Path, run: Path) -> Path:

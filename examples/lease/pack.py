@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from pieces import MIB, cut, run_script, write_archive
+from pieces import MIB, cut_archive, run_script
 from PIL import Image
 
 from satcascade.data.prepared import CAPTIONS, EMBEDDINGS, FORMAT, OFFSETS, RECORDS, PreparedDataset
@@ -93,13 +93,7 @@ def pack(
         JPEG_OFFSETS: _saved(np.cumsum([0, *map(len, jpegs)])),
         JPEGS: b"".join(jpegs),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    archive = out / ARCHIVE
-    write_archive(archive, contents)
-    try:
-        return cut(archive, out, piece_bytes)
-    finally:
-        archive.unlink()
+    return cut_archive(contents, out / ARCHIVE, piece_bytes)
 
 
 def _saved(array: np.ndarray) -> bytes:

@@ -24,7 +24,6 @@ MIB = 2**20
 
 def cut(whole: Path, out: Path, piece_bytes: int) -> list[Path]:
     """Cut a file into pieces of at most ``piece_bytes``; an earlier set of pieces in ``out`` is replaced."""
-    out.mkdir(parents=True, exist_ok=True)
     (out / LIST).unlink(missing_ok=True)
     for old in out.glob("*.[0-9][0-9][0-9]"):
         old.unlink()
@@ -39,6 +38,16 @@ def cut(whole: Path, out: Path, piece_bytes: int) -> list[Path]:
     with written_whole(out / LIST) as aside:
         aside.write_text(json.dumps({"whole": _entry(whole), "pieces": entries}, indent=1))
     return pieces
+
+
+def cut_archive(contents: dict[str, bytes], archive: Path, piece_bytes: int) -> list[Path]:
+    """Cut an uncompressed tar of named contents, which itself does not stay, into pieces beside it."""
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    write_archive(archive, contents)
+    try:
+        return cut(archive, archive.parent, piece_bytes)
+    finally:
+        archive.unlink()
 
 
 def joined(folder: Path, whole: Path) -> str:

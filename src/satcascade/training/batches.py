@@ -9,7 +9,9 @@ What is small is drawn on the CPU, the same whatever the device; noise is drawn 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -64,12 +66,16 @@ class Batch:
             return [self]
         size = len(self)
         cuts = [slice(size * part // count, size * (part + 1) // count) for part in range(count)]
-        return [self._cut(cut) for cut in cuts]
+        return [self._each(itemgetter(cut)) for cut in cuts]
 
-    def _cut(self, cut: slice) -> Batch:
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        text = TextEmbeddings(self.text.embeddings[cut], self.text.mask[cut])
-        tensors = {name: value[cut] for name, value in values.items() if isinstance(value, Tensor)}
+        text = TextEmbeddings(change(self.text.embeddings), change(self.text.mask))
+        tensors = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **tensors, text=text)
 
 

@@ -84,14 +84,14 @@ class History:
         wait, self._waited = (waited - self._waited) / elapsed, waited
         self._since = (last["step"], now)
         loss = sum(row["loss"] for row in rows) / len(rows)
-        for name, value in {
+        scalars = {
             "loss": loss,
             "grad_norm": last["grad_norm"],
             "learning_rate": last["learning_rate"],
             "images_per_second": rate,
             "data_wait_share": wait,
-        }.items():
-            self._board.add_scalar(name, value, last["step"])
+        }
+        self.add_scalars(scalars, last["step"])
         status = f"loss {loss:.4f}  {rate:.1f} images/s  data wait {wait:.0%}"
         self._progress.update(self._task, completed=last["step"], status=status)
         # A log file gets a line now and then instead of a bar.

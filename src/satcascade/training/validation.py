@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from satcascade.evaluation.probe import LabelledFeatures, LinearProbe, class_nam
 from satcascade.files import full_disk_refused
 from satcascade.precision import autocast
 from satcascade.seeds import derived_seed
-from satcascade.training.batches import Batch, BatchSource
+from satcascade.training.batches import BatchSource
 from satcascade.training.history import read_rows, truncate
 from satcascade.training.loss import DenoisingLoss
 from satcascade.training.resident import DeviceData, to_float
@@ -220,7 +219,7 @@ class FixedLoss:
         found = []
         with autocast(dtype, device):
             for step in range(-(-self.images // self._size)):
-                found.append(loss(_sent(self._source(step), device)).double())
+                found.append(loss(self._source(step).to(device)).double())
         model.train(was_training)
         return float(torch.cat(found)[: self.images].mean())
 
@@ -304,9 +303,3 @@ def _fast(settings: Preset, stage: StageName) -> Preset:
         return settings
     sampling = settings.sampling.model_copy(update={stage: own.model_copy(update=_FAST)})
     return settings.model_copy(update={"sampling": sampling})
-
-
-def _sent(batch: Batch, device: torch.device) -> Batch:
-    """A batch on another device."""
-    values = {entry.name: getattr(batch, entry.name) for entry in fields(batch)}
-    return replace(batch, **{name: value.to(device) for name, value in values.items() if value is not None})
