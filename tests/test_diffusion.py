@@ -37,9 +37,10 @@ def test_perfect_prediction_gives_back_image_and_noise(kind, log_snr, seed):
     scale = math.exp(abs(log_snr) / 2)  # dividing by a small alpha or sigma magnifies rounding
     assert (diffusion.to_x0(target, x_t, levels, kind) - x0).abs().max() < 1e-5 * scale
     assert (diffusion.to_epsilon(target, x_t, levels, kind) - noise).abs().max() < 1e-5 * scale
+    assert (diffusion.from_x0(x0, x_t, levels, kind) - target).abs().max() < 1e-5 * scale
 
 
-@pytest.mark.parametrize("weighting", ["min_snr", "sigmoid", "edm"])
+@pytest.mark.parametrize("weighting", ["min_snr", "sigmoid", "edm", "v"])
 @given(log_snr=log_snrs, seed=st.integers(0, 1000))
 def test_loss_does_not_depend_on_the_prediction_type(weighting, log_snr, seed):
     """The same guess at x_0 has the same weighted error, stated as epsilon, v or x_0."""
@@ -63,15 +64,23 @@ def test_min_snr_weight_on_epsilon_is_the_published_one():
     torch.testing.assert_close(diffusion.loss_weight(log_snr, "epsilon", "min_snr"), expected)
 
 
-@given(log_snrs, st.floats(0.1, 1.5))
-def test_preconditioned_network_has_unit_variance_input_and_target(log_snr, sigma_data):
+@given(log_snrs)
+def test_weighting_v_is_the_plain_error_of_v(log_snr):
+    levels = level(log_snr)
+    torch.testing.assert_close(diffusion.loss_weight(levels, "v_prediction", "v"), torch.ones(2))
+    torch.testing.assert_close(diffusion.loss_weight(levels, "sample", "v"), 1 + levels.exp())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(log_snr=log_snrs, sigma_data=st.floats(0.1, 1.5))
+def test_preconditioned_network_has_unit_variance_input_and_target(kind, log_snr, sigma_data):
     generator = torch.Generator().manual_seed(0)
     x0 = torch.randn(4, 3, 64, 64, generator=generator) * sigma_data
     noise = torch.randn(4, 3, 64, 64, generator=generator)
     levels = level(log_snr, 4)
     x_t = diffusion.add_noise(x0, noise, levels)
-    c_skip, c_out, c_in = diffusion.preconditioning(levels, sigma_data)
-    target = (diffusion.training_target(x0, noise, levels, "v_prediction") - c_skip * x_t) / c_out
+    c_skip, c_out, c_in = diffusion.preconditioning(levels, sigma_data, kind)
+    target = (diffusion.training_target(x0, noise, levels, kind) - c_skip * x_t) / c_out
     assert abs(float((c_in * x_t).std()) - 1) < 0.03
     assert abs(float(target.std()) - 1) < 0.03
     # What is left for the network is not predictable by a linear map of its input.
@@ -131,5 +140,9 @@ def test_unknown_names_are_refused():
         diffusion.to_x0(x, x, level(0.0), "score")
     with pytest.raises(ValueError, match="prediction type"):
         diffusion.training_target(x, x, level(0.0), "score")
+    with pytest.raises(ValueError, match="prediction type"):
+        diffusion.from_x0(x, x, level(0.0), "score")
+    with pytest.raises(ValueError, match="prediction type"):
+        diffusion.preconditioning(level(0.0), 0.5, "score")
     with pytest.raises(ValueError, match="weighting"):
         diffusion.loss_weight(level(0.0), "epsilon", "none")

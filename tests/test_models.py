@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from satcascade.diffusion import to_x0
 from satcascade.models.compact_unet import CompactUNet
 from satcascade.models.denoiser import TextCondition, resize_low_res
 
@@ -39,6 +44,9 @@ def inputs(count: int = 3, size: int = 32, length: int = 5) -> tuple[torch.Tenso
         torch.randn(count, length, 12, generator=generator) * mask[..., None],
         mask,
     )
+
+
+TYPES = {kind: make(prediction_type=kind) for kind in ("v_prediction", "epsilon", "sample")}
 
 
 def test_prediction_depends_on_everything_it_is_given():
@@ -105,6 +113,46 @@ def test_untrained_network_makes_the_best_linear_guess():
     torch.testing.assert_close((guess / x_t)[:, 0, 0, 0], best, rtol=0, atol=0.02)
 
 
+@given(log_snr=st.floats(-8, 8), seed=st.integers(0, 1000))
+def test_prediction_types_state_the_same_clean_image(log_snr, seed):
+    """Preconditioned, the same weights mean the same; only the rounding of what is stated differs."""
+    generator = torch.Generator().manual_seed(seed)
+    x, levels = torch.randn(2, 3, 32, 32, generator=generator), torch.full((2,), log_snr)
+    embeddings, mask = torch.randn(2, 3, 12, generator=generator), torch.ones(2, 3, dtype=torch.bool)
+    found = []
+    with torch.inference_mode():
+        for kind, network in TYPES.items():
+            prediction = network(x, levels, network.encode_text(embeddings, mask))
+            found.append(to_x0(prediction, x, levels, kind))
+    # An image that is told from the noise is divided by alpha.
+    tolerance = 1e-5 * max(1.0, float(torch.sigmoid(levels[0])) ** -0.5)
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "epsilon", "sample"])
+def test_without_preconditioning_the_output_is_the_prediction(kind):
+    """With its output layers at zero, a network predicts nothing."""
+    torch.manual_seed(0)
+    arguments = {"sample_size": 16, "widths": [16], "blocks": [1], "attention": [False], "text_dim": 12}
+    model = CompactUNet(**arguments, prediction_type=kind, preconditioned=False)
+    x, log_snr, embeddings, mask = inputs(size=16)
+    with torch.inference_mode():
+        assert not model(x, log_snr, model.encode_text(embeddings, mask)).any()
+    trained = make(preconditioned=False)
+    x, log_snr, embeddings, mask = inputs()
+    with torch.inference_mode():
+        both = [
+            trained(part, log_snr, trained.encode_text(embeddings, mask)) for part in (x, torch.zeros_like(x))
+        ]
+    assert not torch.allclose(*both)
+
+
+def test_unknown_prediction_type_is_refused():
+    with pytest.raises(ValueError, match="prediction type 'score'"):
+        make(prediction_type="score")
+
+
 def test_super_resolution_network_takes_crops_and_whole_images():
     model = make(low_res=True, self_attention=False)
     for size in (16, 32, 48):
@@ -125,7 +173,7 @@ def test_low_resolution_image_where_none_is_taken_is_refused_and_the_other_way_r
 
 
 def test_saved_network_computes_the_same(tmp_path):
-    model = make(low_res=True)
+    model = make(low_res=True, prediction_type="sample", preconditioned=False)
     model.save_pretrained(tmp_path)
     loaded = CompactUNet.from_pretrained(tmp_path)
     x, log_snr, embeddings, mask = inputs()
@@ -135,7 +183,23 @@ def test_saved_network_computes_the_same(tmp_path):
             for network in (model, loaded)
         ]
     assert torch.equal(*made)
-    assert loaded.config.prediction_type == "v_prediction"
+    assert loaded.config.prediction_type == "sample"
+
+
+def test_a_configuration_of_an_earlier_version_is_a_preconditioned_v_prediction(tmp_path):
+    model = make()
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    del content["preconditioned"]
+    path.write_text(json.dumps(content))
+    x, log_snr, embeddings, mask = inputs()
+    with torch.inference_mode():
+        made = [
+            network(x, log_snr, network.encode_text(embeddings, mask))
+            for network in (model, CompactUNet.from_pretrained(tmp_path))
+        ]
+    assert torch.equal(*made)
 
 
 def test_levels_must_agree():

@@ -202,6 +202,29 @@ def test_epsilon_predictions_are_clipped_and_guided_alike():
         )
 
 
+@pytest.mark.parametrize("name", ["dpm++", "heun", "euler-a", "rsdiff"])
+def test_prediction_types_make_the_same_pictures(tiny_text_encoder, name):
+    """The networks' weights are the same, and so is what they say of the clean image."""
+    made = {}
+    for kind in ("v_prediction", "epsilon", "sample"):
+        scheduler = make_scheduler(name, kind)
+        pipeline = tiny_pipeline(
+            tiny_text_encoder,
+            unet=tiny_unet(0, prediction_type=kind),
+            sr_unet=tiny_unet(
+                1, sample_size=32, low_res=True, self_attention=False, prediction_type=kind, sigma_data=0.4
+            ),
+            scheduler=scheduler,
+            sr_scheduler=scheduler,
+        )
+        made[kind] = images(pipeline, guidance_scale=3.0)
+        assert scheduler.config.prediction_type == kind
+    assert made["v_prediction"].std() > 0.05
+    # RSDiff's schedule begins where alpha is 4e-8: a clean image is not to be had from epsilon there.
+    for kind in ("sample",) if name == "rsdiff" else ("epsilon", "sample"):
+        torch.testing.assert_close(made[kind], made["v_prediction"], atol=2e-3, rtol=0)
+
+
 # RSDiff's networks
 
 

@@ -423,8 +423,8 @@ def test_saved_and_loaded_it_computes_the_same(tmp_path: Path):
 def test_misuse_is_refused():
     with pytest.raises(ValueError, match="blocks has 2 values for 3 layers"):
         make(blocks=[1, 2])
-    with pytest.raises(ValueError, match="epsilon"):
-        make(prediction_type="v_prediction")
+    with pytest.raises(ValueError, match="'sample' is none of epsilon and v_prediction"):
+        make(prediction_type="sample")
     with pytest.raises(ValueError, match="max_text_len"):
         make(max_text_len=600)
     with pytest.raises(ValueError, match="low_res"):

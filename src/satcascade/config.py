@@ -27,7 +27,7 @@ from pydantic import (
 
 from satcascade.errors import UsageError
 
-Weighting = Literal["edm", "min_snr", "sigmoid", "uniform"]
+Weighting = Literal["edm", "min_snr", "sigmoid", "v", "uniform"]
 StageName = Literal["base", "sr"]
 Resize = Literal["nearest", "bilinear", "bicubic"]
 
@@ -53,6 +53,8 @@ class CompactModel(_Section):
     low_res: bool = False
     low_res_resize: Resize = "bilinear"
     sigma_data: PositiveFloat = 0.5
+    prediction_type: Literal["v_prediction", "epsilon", "sample"] = "v_prediction"
+    preconditioned: bool = True
 
 
 class RSDiffModel(_Section):
@@ -89,6 +91,7 @@ class RSDiffModel(_Section):
     stem_kernels: tuple[PositiveInt, ...] = (3, 7, 15)
     low_res: bool = False
     low_res_resize: Resize = "nearest"
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
 
 
 def _architecture(model: Any) -> str:
@@ -167,6 +170,8 @@ class Training(_Section):
         keep_checkpoints: how many of the last ones are kept.
         checkpoint_minutes: also one that long after the last; null is only every ``checkpoint_every``.
         compile: compile the loss (``torch.compile``): faster steps after a minute or more of compiling.
+        fsdp: with several processes, let each keep only its part of weights, averages, gradients and
+            optimiser state (fully sharded data parallel), for networks that fill a GPU; needs ``adamw``.
         resident: keep the data on the GPU; null does where they take at most a quarter of its free memory.
         validate_every: steps between validations of the averaged weights on the split ``val``, of which there
             is one at the end too; 0 is never.
@@ -208,6 +213,7 @@ class Training(_Section):
     keep_checkpoints: PositiveInt = 2
     checkpoint_minutes: PositiveFloat | None = None
     compile: bool = False
+    fsdp: bool = False
     resident: bool | None = None
     validate_every: int = Field(0, ge=0)
     validation_images: PositiveInt = 256
@@ -220,6 +226,12 @@ class Training(_Section):
         for key in ("validate_samples", "patience"):
             if getattr(self, key) and not self.validate_every:
                 raise ValueError(f"{key} needs validations: set validate_every too")
+        return self
+
+    @model_validator(mode="after")
+    def _check_fsdp(self) -> Training:
+        if self.fsdp and self.optimizer == "muon":
+            raise ValueError("muon works on whole matrices, which fsdp cuts up: set optimizer=adamw")
         return self
 
 

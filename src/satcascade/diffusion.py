@@ -115,6 +115,22 @@ def to_epsilon(prediction: Tensor, x_t: Tensor, log_snr: Tensor, kind: Predictio
     return (x_t - alpha * to_x0(prediction, x_t, log_snr, kind)) / sigma
 
 
+def from_x0(x0: Tensor, x_t: Tensor, log_snr: Tensor, kind: Prediction) -> Tensor:
+    """The prediction at ``x_t`` that amounts to a clean image: the inverse of :func:`to_x0`.
+
+    Raises:
+        ValueError: unknown prediction type.
+    """
+    alpha, sigma = alpha_sigma(log_snr)
+    if kind == "epsilon":
+        return (x_t - alpha * x0) / sigma
+    if kind == "v_prediction":
+        return (alpha * x_t - x0) / sigma
+    if kind == "sample":
+        return x0
+    raise ValueError(f"unknown prediction type '{kind}'")
+
+
 def training_target(x0: Tensor, noise: Tensor, log_snr: Tensor, kind: Prediction) -> Tensor:
     """What the network ought to answer: eps, v = alpha eps - sigma x_0 (Salimans and Ho 2022), or x_0.
 
@@ -164,6 +180,8 @@ def loss_weight(
     * ``sigmoid``: SNR sigmoid(bias - log-SNR) on x_0, a sigmoid on eps (Kingma and Gao 2023).
     * ``edm``: 1 / c_out^2 of EDM with data of standard deviation ``sigma_data``: the network's own output
       has unit weight at every noise level.
+    * ``v``: 1 on the squared error of v, 1 + SNR on that of x_0, whatever the network predicts. The velocity
+      of flow matching has (alpha + sigma)^2 of it, between 1 and 2 times as much.
     * ``uniform``: 1 on the prediction itself.
 
     Raises:
@@ -178,6 +196,8 @@ def loss_weight(
         on_x0 = log_snr.exp() * torch.sigmoid(bias - log_snr)
     elif weighting == "edm":
         on_x0 = (1 + sigma_data**2 * log_snr.exp()) / sigma_data**2
+    elif weighting == "v":
+        on_x0 = 1 + log_snr.exp()
     else:
         raise ValueError(f"unknown loss weighting '{weighting}'")
     if kind == "sample":
@@ -189,20 +209,41 @@ def loss_weight(
     raise ValueError(f"unknown prediction type '{kind}'")
 
 
-def preconditioning(log_snr: Tensor, sigma_data: float) -> tuple[Tensor, Tensor, Tensor]:
-    """EDM's scaling (Karras et al. 2022, table 1), restated for a v-prediction on the VP process.
+def preconditioning(
+    log_snr: Tensor, sigma_data: float, kind: Prediction = "v_prediction"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """EDM's scaling (Karras et al. 2022, table 1), restated for predictions on the VP process.
 
-    With data of standard deviation ``sigma_data`` and F a network of unit-variance input and output,
-    v = c_skip x_t + c_out F(c_in x_t): the best linear guess at v is made outside the network, which so
-    learns only what is left.
+    With data of standard deviation s = ``sigma_data`` and F a network of unit-variance input and output, a
+    prediction is c_skip x_t + c_out F(c_in x_t): the best linear guess is made outside the network, which
+    so learns only what is left. With d = alpha^2 s^2 + sigma^2, c_in is d^(-1/2), and
+
+    =========  ==========================  ==================
+    predicts   c_skip                      c_out
+    =========  ==========================  ==================
+    v          alpha sigma (1 - s^2) / d   s d^(-1/2)
+    epsilon    sigma / d                   alpha s d^(-1/2)
+    x_0        alpha s^2 / d               -sigma s d^(-1/2)
+    =========  ==========================  ==================
+
+    With the same F, all three amount to the same clean image.
 
     Returns:
         c_skip, c_out, c_in, each (B, 1, 1, 1).
+
+    Raises:
+        ValueError: unknown prediction type.
     """
     alpha, sigma = alpha_sigma(log_snr)
     variance = alpha**2 * sigma_data**2 + sigma**2
-    c_skip = alpha * sigma * (1 - sigma_data**2) / variance
-    return c_skip, sigma_data * variance.rsqrt(), variance.rsqrt()
+    c_in = variance.rsqrt()
+    if kind == "v_prediction":
+        return alpha * sigma * (1 - sigma_data**2) / variance, sigma_data * c_in, c_in
+    if kind == "epsilon":
+        return sigma / variance, alpha * sigma_data * c_in, c_in
+    if kind == "sample":
+        return alpha * sigma_data**2 / variance, -sigma * sigma_data * c_in, c_in
+    raise ValueError(f"unknown prediction type '{kind}'")
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float, projected: bool = False) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 # module among those already imported.
 import satcascade.models.compact_unet  # noqa: F401
 from satcascade.devices import pick_device
-from satcascade.diffusion import add_noise, alpha_sigma, dynamic_threshold, guide, to_x0
+from satcascade.diffusion import add_noise, dynamic_threshold, from_x0, guide, to_x0
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.files import folder_written_whole, sha256_of_file
 from satcascade.model_files import check_fit, check_weights, model_folder, one_line, weight_files
@@ -430,6 +430,9 @@ class CascadePipeline(DiffusionPipeline):
         check_scheduler(shared, unet.config.prediction_type)
         # Setting its steps gives the copy a state of its own: both stages, or two threads, may share one.
         scheduler = copy.copy(shared)
+        if unet.config.prediction_type == "sample":
+            # Some schedulers take no clean image, all take v.
+            scheduler.register_to_config(prediction_type="v_prediction")
         log_snrs = set_steps(scheduler, steps, self._execution_device)
         low, high = self.config.guidance_interval or (-torch.inf, torch.inf)
         guided = [guidance != 1 and low <= level <= high for level in log_snrs.tolist()]
@@ -448,6 +451,7 @@ class CascadePipeline(DiffusionPipeline):
     ) -> Tensor:
         """Run one stage: images (B, 3, S, S) in [-1, 1]; ``base`` are the images it starts from, if any."""
         unet, scheduler, config = plan.unet, plan.scheduler, self.config
+        kind = unet.config.prediction_type
         device, count, size = self._execution_device, len(text), unet.config.sample_size
         draw = partial(randn_tensor, (count, 3, size, size), generator=generators, device=device)
         step_options: dict[str, Any] = {"generator": generators} if plan.takes_generator else {}
@@ -483,7 +487,9 @@ class CascadePipeline(DiffusionPipeline):
                     prediction = unet(x_t, log_snr, **condition.captioned()).float()
                 if plan.clip_x0:
                     dynamic = plan.clip_x0 == "dynamic"
-                    prediction = _clip_x0(prediction, x_t, log_snr, unet.config.prediction_type, dynamic)
+                    prediction = _clip_x0(prediction, x_t, log_snr, kind, dynamic)
+                if kind == "sample":
+                    prediction = from_x0(prediction, x_t, log_snr, "v_prediction")
                 x = scheduler.step(prediction, timestep, x, return_dict=False, **step_options)[0]
                 x = on_step(plan, step, x)
         if not torch.isfinite(x).all():
@@ -639,14 +645,8 @@ def _generators(
 
 def _clip_x0(prediction: Tensor, x_t: Tensor, log_snr: Tensor, kind: Any, dynamic: bool = False) -> Tensor:
     """The prediction whose clean image is that of ``prediction``, brought to [-1, 1]."""
-    alpha, sigma = alpha_sigma(log_snr)
     x0 = to_x0(prediction, x_t, log_snr, kind)
-    x0 = dynamic_threshold(x0) if dynamic else x0.clamp(-1, 1)
-    if kind == "epsilon":
-        return (x_t - alpha * x0) / sigma
-    if kind == "v_prediction":
-        return (alpha * x_t - x0) / sigma
-    return x0
+    return from_x0(dynamic_threshold(x0) if dynamic else x0.clamp(-1, 1), x_t, log_snr, kind)
 
 
 def _to_output(images: Tensor, output_type: OutputType) -> Any:

@@ -43,7 +43,7 @@ def make_scheduler(
 
     Args:
         name: one of :data:`satcascade.solvers.SOLVERS`.
-        prediction_type: what the network predicts, ``v_prediction`` or ``epsilon``.
+        prediction_type: what the network predicts: ``v_prediction``, ``epsilon`` or ``sample``.
         shift: of the cosine in log-SNR, see :func:`satcascade.diffusion.shifted_cosine_log_snr`.
         low: log-SNR of the noisiest timestep.
         high: log-SNR of the cleanest timestep.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -12,7 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from satcascade.diffusion import preconditioning
+from satcascade.diffusion import Prediction, preconditioning
 from satcascade.models.denoiser import TextCondition
 
 _FREQUENCIES = 64
@@ -28,7 +28,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
     caption's tokens together. Beside them runs a linear path: a few convolutions of the input, mixed by
     noise level, which do what a Wiener filter can, so that the narrow first level need not carry every
     pixel's noise through to the output. The output is EDM-preconditioned
-    (:func:`satcascade.diffusion.preconditioning`).
+    (:func:`satcascade.diffusion.preconditioning`), if nothing else is said.
 
     Args:
         sample_size: pixels a side, S.
@@ -45,10 +45,14 @@ class CompactUNet(ModelMixin, ConfigMixin):
         low_res: whether the network also takes a low-resolution image (super-resolution stage).
         low_res_resize: how that image is brought to S.
         sigma_data: root mean square of the training images in [-1, 1].
-        prediction_type: always ``v_prediction``; stored for the scheduler.
+        prediction_type: what it predicts, ``v_prediction``, ``epsilon`` or ``sample`` (the clean image).
+        preconditioned: make the best linear guess outside the network; otherwise its output itself is the
+            prediction.
     """
 
     _supports_gradient_checkpointing = False
+    # What is gathered on one device at a time where weights are sharded.
+    _no_split_modules = ("_Stage",)
 
     @register_to_config
     def __init__(
@@ -66,13 +70,14 @@ class CompactUNet(ModelMixin, ConfigMixin):
         low_res: bool = False,
         low_res_resize: str = "bilinear",
         sigma_data: float = 0.5,
-        prediction_type: str = "v_prediction",
+        prediction_type: Prediction = "v_prediction",
+        preconditioned: bool = True,
     ) -> None:
         super().__init__()
         if not len(widths) == len(blocks) == len(attention):
             raise ValueError("widths, blocks and attention must name as many levels")
-        if prediction_type != "v_prediction":
-            raise ValueError("CompactUNet predicts v")
+        if prediction_type not in get_args(Prediction):
+            raise ValueError(f"unknown prediction type '{prediction_type}'")
         self.text = _TextHead(text_dim, cond_dim)
         self.noise_level = _NoiseLevel(cond_dim)
         self.low_res_level = _NoiseLevel(cond_dim) if low_res else None
@@ -126,7 +131,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
         low_res: Tensor | None = None,
         low_res_log_snr: Tensor | None = None,
     ) -> Tensor:
-        """Predict v.
+        """Predict what ``prediction_type`` says.
 
         Args:
             sample: x_t, (B, 3, H, W); H and W divide by patch_size * 2^(levels - 1).
@@ -136,14 +141,15 @@ class CompactUNet(ModelMixin, ConfigMixin):
             low_res_log_snr: (B,).
 
         Returns:
-            v of shape (B, 3, H, W), float32.
+            The prediction of shape (B, 3, H, W), float32.
 
         Raises:
             ValueError: a low-resolution image is missing, or given to a network that takes none.
         """
         if (low_res is not None) != self.config.low_res:
             raise ValueError("low_res must be given to a super-resolution network, and to no other")
-        c_skip, c_out, c_in = preconditioning(log_snr, self.config.sigma_data)
+        config = self.config
+        c_skip, c_out, c_in = preconditioning(log_snr, config.sigma_data, config.prediction_type)
         cond = self.noise_level(log_snr) + text.pooled
         x = F.pixel_unshuffle(sample * c_in, self.config.patch_size)
         if low_res is not None:
@@ -170,7 +176,8 @@ class CompactUNet(ModelMixin, ConfigMixin):
             if level:
                 x = F.interpolate(self.grow[level - 1](x), scale_factor=2.0, mode="nearest")
         x = self.out(F.silu(self.out_norm(x))) + linear.sum(dim=1)
-        return c_skip * sample + c_out * F.pixel_shuffle(x.float(), self.config.patch_size)
+        found = F.pixel_shuffle(x.float(), config.patch_size)
+        return c_skip * sample + c_out * found if config.preconditioned else found
 
 
 class _TextHead(nn.Module):

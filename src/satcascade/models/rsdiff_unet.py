@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -76,10 +76,12 @@ class RSDiffUNet(ModelMixin, ConfigMixin):
         low_res: whether the network also takes a low-resolution image (super-resolution stage).
         low_res_resize: how that image is brought to ``sample_size``.
         sample_size: pixels a side, S.
-        prediction_type: always ``epsilon``; stored for the scheduler.
+        prediction_type: what it predicts, ``epsilon`` or ``v_prediction``.
     """
 
     _supports_gradient_checkpointing = False
+    # What is gathered on one device at a time where weights are sharded.
+    _no_split_modules = ("_ResNetBlock", "_TransformerBlock")
 
     @register_to_config
     def __init__(
@@ -111,11 +113,11 @@ class RSDiffUNet(ModelMixin, ConfigMixin):
         low_res: bool = False,
         low_res_resize: str = "nearest",
         sample_size: int = 128,
-        prediction_type: str = "epsilon",
+        prediction_type: Literal["epsilon", "v_prediction"] = "epsilon",
     ) -> None:
         super().__init__()
-        if prediction_type != "epsilon":
-            raise ValueError("RSDiffUNet predicts epsilon")
+        if prediction_type not in ("epsilon", "v_prediction"):
+            raise ValueError(f"prediction_type '{prediction_type}' is none of epsilon and v_prediction")
         if max_text_len > resampler_positions:
             raise ValueError("max_text_len must not exceed resampler_positions")
         layers = len(width_multipliers)
@@ -221,7 +223,7 @@ class RSDiffUNet(ModelMixin, ConfigMixin):
         low_res: Tensor | None = None,
         low_res_log_snr: Tensor | None = None,
     ) -> Tensor:
-        """Predict epsilon.
+        """Predict epsilon, or v where ``prediction_type`` says so.
 
         Args:
             sample: x_t, (B, 3, H, W); H and W divide by 2^(layers - 1).
@@ -231,7 +233,7 @@ class RSDiffUNet(ModelMixin, ConfigMixin):
             low_res_log_snr: (B,).
 
         Returns:
-            Epsilon of shape (B, 3, H, W), float32.
+            The prediction of shape (B, 3, H, W), float32.
 
         Raises:
             ValueError: a low-resolution image or its noise level is missing, or given to a network that
