@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,6 +28,7 @@ from satcascade.training.run import train
 from satcascade.training.run_folder import named_checkpoint, trained_stage
 from satcascade.training.summary import summarize
 from satcascade.training.validation import FixedLoss, SampleQuality, Validation
+from tiny_training import in_two_processes
 
 # So small a rate changes no weight, and so neither their averages nor the loss.
 STILL = "training.learning_rate=1e-30"
@@ -356,30 +355,12 @@ def test_what_cannot_be_validated_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
-def test_two_processes_end_together(preset, prepared_synthetic, tmp_path):
-    """Only one of them validates; the other must know what it found."""
+def test_two_processes_validate_together(preset, prepared_synthetic, tmp_path):
+    """Each takes its share, both end when patience does, and one of them writes what one alone would."""
     settings = [STILL, "training.validate_every=2", "training.patience=2", "training.steps=40"]
-    # Forked after the imports, which take most of the time.
-    script = (
-        "import os, sys; from satcascade.training.run import train; rank = int(os.fork() == 0); "
-        "os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank)); "
-        "train(['base'], preset=sys.argv[1], data=sys.argv[2], out=sys.argv[3], overrides=sys.argv[4:], "
-        "device='cpu', quiet=True); rank or sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))"
-    )
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    arguments = [preset, str(prepared_synthetic.path), str(tmp_path / "two"), *settings]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        check=True,
-        env=os.environ | environment | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.stderr.count("stopped at step 6: no better loss in 2 validations") == 1
+    settings += ["training.validation_images=4", "training.validate_samples=4"]
+    done = in_two_processes(preset, prepared_synthetic, tmp_path / "two", *settings)
+    assert done.stderr.count("stopped at step 6: no better Frechet distance in 2 validations") == 1
     one = run(preset, prepared_synthetic, tmp_path / "one", *settings)
     assert rows(tmp_path / "two") == rows(one)
     assert CheckpointFolder(tmp_path / "two").steps() == [2, 6]

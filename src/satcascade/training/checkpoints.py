@@ -20,6 +20,7 @@ from torch import Tensor
 
 from satcascade.errors import SatcascadeError
 from satcascade.files import folder_written_whole, sha256_of_file, synced_write, written_whole
+from satcascade.training.sharded import fill
 
 _PREFIX = "step-"
 _STATE = "state.json"
@@ -256,7 +257,9 @@ def load_optimizer_tensors(optimizers: list[torch.optim.Optimizer], tensors: dic
         parameter = parameters[int(which)][int(index)]
         if value.shape == parameter.shape:
             # Fused kernels walk parameter and state side by side in memory: the layout must be the same.
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            laid_out = torch.empty_like(parameter, dtype=value.dtype)
+            fill(laid_out, value)
+            value = laid_out
         states[int(which)].setdefault(int(index), {})[entry] = value
     for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state})

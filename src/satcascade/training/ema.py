@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from satcascade.training.sharded import fill
+
 
 class WeightAverage:
     """Averages parameters with a half-life counted in images seen (Karras et al. 2022, appendix F.1).
@@ -44,7 +46,7 @@ class WeightAverage:
     def load(self, weights: dict[str, Tensor]) -> None:
         """Go on from averages saved earlier."""
         for name, value in self.shadow.items():
-            value.copy_(weights[name])
+            fill(value, weights[name])
 
     @staticmethod
     @torch.no_grad()

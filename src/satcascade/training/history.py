@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from satcascade.files import written_whole
@@ -28,10 +30,13 @@ class History:
         step: steps done already.
         steps: steps in all.
         batch_size: images a step, over all processes.
+        device: whose memory is told.
         quiet: show no progress.
     """
 
-    def __init__(self, run: Path, step: int, steps: int, batch_size: int, quiet: bool = False):
+    def __init__(
+        self, run: Path, step: int, steps: int, batch_size: int, device: torch.device, quiet: bool = False
+    ):
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = run / METRICS
@@ -39,6 +44,7 @@ class History:
         self._file = self.path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(run / TENSORBOARD), purge_step=step)
         self._batch_size = batch_size
+        self._device = device
         self._steps = steps
         self._since = (step, time.monotonic())
         self._waited = 0.0
@@ -84,15 +90,20 @@ class History:
         wait, self._waited = (waited - self._waited) / elapsed, waited
         self._since = (last["step"], now)
         loss = sum(row["loss"] for row in rows) / len(rows)
+        memory = _memory_in_use(self._device) / 2**30
         scalars = {
             "loss": loss,
             "grad_norm": last["grad_norm"],
             "learning_rate": last["learning_rate"],
             "images_per_second": rate,
             "data_wait_share": wait,
+            "memory_gib": memory,
         }
         self.add_scalars(scalars, last["step"])
-        status = f"loss {loss:.4f}  {rate:.1f} images/s  data wait {wait:.0%}"
+        status = (
+            f"loss {loss:.4f}  gradient {last['grad_norm']:.3g}  {rate:.1f} images/s  data wait {wait:.0%}  "
+            f"memory {memory:.1f} GiB"
+        )
         self._progress.update(self._task, completed=last["step"], status=status)
         # A log file gets a line now and then instead of a bar.
         if (
@@ -146,3 +157,10 @@ def read_rows(path: Path, step: int) -> list[dict[str, Any]]:
             break
         rows.append(row)
     return rows
+
+
+def _memory_in_use(device: torch.device) -> int:
+    """Bytes: on a GPU the most that this process has had allocated, on a CPU what it has resident now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return int(psutil.Process().memory_info().rss)

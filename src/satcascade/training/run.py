@@ -6,16 +6,19 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from satcascade.config import Preset, StageName, load_preset
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
 from satcascade.precision import compute_dtype
+from satcascade.training.processes import any_of
 from satcascade.training.resident import DeviceData
 from satcascade.training.stage_trainer import StageTrainer
 
@@ -69,7 +72,10 @@ def train(
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = compute_dtype(_common(settings, stages, "precision"), chosen)
     accelerator = Accelerator(
-        cpu=device == "cpu", mixed_precision="bf16" if dtype is torch.bfloat16 else "no"
+        cpu=device == "cpu",
+        mixed_precision="bf16" if dtype is torch.bfloat16 else "no",
+        # Features of real images, computed once for validation, let the other processes wait.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
     )
     on_device = DeviceData(dataset, split, accelerator.device, _common(settings, stages, "resident"))
     trainers = [
@@ -97,7 +103,7 @@ def train(
                 if trainer.step == behind:
                     trainer.advance()
             overdue = any(trainer.overdue for trainer in trainers)
-            stop, save = _agreed(accelerator, bool(stopped) or _over(deadline), overdue)
+            stop, save = any_of(accelerator, bool(stopped) or _over(deadline), overdue)
             if save:
                 for trainer in trainers:
                     trainer.save()
@@ -130,14 +136,6 @@ def _common(settings: Preset, stages: Sequence[StageName], name: str) -> Any:
 def _from_top(stages: Sequence[StageName], override: str) -> list[str]:
     relative = override.startswith(("model.", "training."))
     return [f"{stage}.{override}" for stage in stages] if relative else [override]
-
-
-def _agreed(accelerator: Accelerator, *flags: bool) -> list[bool]:
-    """Which flags are set in any of the processes: they must all stop, or save, at the same step."""
-    if accelerator.num_processes == 1:
-        return list(flags)
-    mine = torch.tensor([float(flag) for flag in flags], device=accelerator.device)
-    return [count > 0 for count in accelerator.reduce(mine, "sum").tolist()]
 
 
 def _over(deadline: float | None) -> bool:

@@ -36,6 +36,7 @@ _FREE = (
     "keep_checkpoints",
     "checkpoint_minutes",
     "compile",
+    "fsdp",
     "resident",
     "validate_every",
     "validation_images",

@@ -40,6 +40,7 @@ from satcascade.training.optimizers import learning_rate, make_optimizers
 from satcascade.training.resident import DeviceData
 from satcascade.training.run_folder import initial_weights, open_run
 from satcascade.training.samples import SampleGrid
+from satcascade.training.sharded import exchanged, fill, gathered, shard, whole
 from satcascade.training.validation import Validation
 
 
@@ -84,7 +85,7 @@ class StageTrainer:
         self.waited = 0.0
         self.training = settings.stage(stage).training
         self._accelerator, self._dtype, self._quiet = accelerator, dtype, quiet
-        config = settings.stage(stage).model
+        self._config = config = settings.stage(stage).model
         self.source = BatchSource(
             data,
             self.training,
@@ -95,7 +96,9 @@ class StageTrainer:
         )
         self._checkpoints = CheckpointFolder(out, self.training.keep_checkpoints)
         self._validation = (
-            Validation(settings, stage, data.dataset, out) if self.training.validate_every else None
+            Validation(settings, stage, data.dataset, out, accelerator)
+            if self.training.validate_every
+            else None
         )
         torch.manual_seed(derived_seed(self.training.seed, "weights"))
         model = build_model(config)
@@ -103,14 +106,17 @@ class StageTrainer:
             model.load_state_dict(initial_weights(init_from, stage, model))
         if accelerator.is_main_process:
             open_run(out, stage, settings, data.split, data.dataset, init_from)
-        self._model = model.to(accelerator.device, memory_format=torch.channels_last)
+        self._sharded = sharded = self.training.fsdp and accelerator.num_processes > 1
+        # FSDP wants parameters contiguous.
+        layout = torch.contiguous_format if sharded else torch.channels_last
+        self._model = model.to(accelerator.device, memory_format=layout)
+        loss = DenoisingLoss(model, self.training.weighting, self.training.compile).train()
+        self._loss = shard(loss, accelerator) if sharded else accelerator.prepare(loss)
         self._optimizers = make_optimizers(model, self.training)
         self._average = WeightAverage(model, self.training.ema_half_life)
         self.step = self._resume()
         if self._validation is not None:
             self._validation.resume(self.step)
-        loss = DenoisingLoss(model, self.training.weighting, self.training.compile)
-        self._loss = accelerator.prepare(loss.train())
         self._grid = SampleGrid(settings, stage, data.dataset) if self.training.sample_every else None
         self._history: History | None = None
         # Losses and norms stay on the device until they are shown: nothing waits for it within a step.
@@ -143,7 +149,14 @@ class StageTrainer:
             self._checkpoints.clear_leftovers()
             training = self.training
             self._history = self._open.enter_context(
-                History(self.out, self.step, training.steps, training.batch_size, self._quiet)
+                History(
+                    self.out,
+                    self.step,
+                    training.steps,
+                    training.batch_size,
+                    self._accelerator.device,
+                    self._quiet,
+                )
             )
             if self._validation is not None:
                 self._validation.open()
@@ -195,10 +208,15 @@ class StageTrainer:
             SatcascadeError: the loss was not finite, or the disk is full.
         """
         self._record()
-        if self._accelerator.is_main_process and self.step not in self._checkpoints.steps():
-            state = optimizer_tensors(self._optimizers)
-            weights = dict(self._model.state_dict())
-            self._checkpoints.save(Checkpoint(self.step, weights, self._average.shadow, state))
+        # The main process knows, and all must gather what is sharded.
+        [kept] = broadcast_object_list([self.step in self._checkpoints.steps()])
+        if not kept:
+            main = self._accelerator.is_main_process
+            weights = gathered(self._model.state_dict(), keep=main)
+            average = gathered(self._average.shadow, keep=main)
+            state = gathered(optimizer_tensors(self._optimizers), keep=main)
+            if main:
+                self._checkpoints.save(Checkpoint(self.step, weights, average, state))
         self._saved = time.monotonic()
         self._accelerator.wait_for_everyone()
 
@@ -212,9 +230,8 @@ class StageTrainer:
         total = torch.zeros((), device=accelerator.device)
         parts = batch.parts(training.accumulate)
         for part in parts:
-            alone = part is not parts[-1]
             # Processes exchange gradients once a step.
-            with accelerator.no_sync(self._loss) if alone else nullcontext():
+            with exchanged(self._loss, accelerator, now=part is parts[-1]):
                 with accelerator.autocast(), _attention(accelerator.device):
                     loss = self._loss(part).mean() * (len(part) * processes / images)
                 accelerator.backward(loss)
@@ -225,7 +242,7 @@ class StageTrainer:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return torch.stack([accelerator.reduce(total, "mean"), torch.as_tensor(norm).detach()])
+        return torch.stack([accelerator.reduce(total, "mean"), whole(torch.as_tensor(norm)).detach()])
 
     def _record(self) -> None:
         """Check and write down the steps since the last time."""
@@ -250,23 +267,25 @@ class StageTrainer:
             self._history.add(rows, self.waited)
 
     def _show(self) -> None:
-        if self._history is not None and self._grid is not None:
-            with self._average.applied(self._model):
-                picture = self._grid(self._model, self._dtype)
+        picture = None
+        with self._averaged() as model:
+            if self._history is not None and self._grid is not None:
+                picture = self._grid(model, self._dtype)
+        if self._history is not None and picture is not None:
             with written_whole(self.out / "samples" / f"step-{self.step:07d}.png") as aside:
                 Image.fromarray(picture).save(aside, format="png")
             self._history.add_image("samples", picture, self.step)
         self._accelerator.wait_for_everyone()
 
     def _validate(self, validation: Validation) -> None:
-        """Measure the averaged weights in the main process, and let all know."""
+        """Measure the averaged weights, and let all know what the main process found."""
         self._record()
-        row, began = None, time.monotonic()
+        began = time.monotonic()
+        with self._averaged() as model:
+            found = validation(model, self._dtype, self.step)
+        [row] = broadcast_object_list([found])
         if self._history is not None:
-            with self._average.applied(self._model):
-                row = validation(self._model, self._dtype, self.step)
             self._history.leave_out(time.monotonic() - began)
-        [row] = broadcast_object_list([row])
         validation.add(row, write=self._history is not None)
         if self._history is not None:
             self._history.add_scalars(validation.scalars(), self.step)
@@ -288,19 +307,36 @@ class StageTrainer:
         """Keep the averaged weights where the last step has completed an epoch that is a milestone."""
         training = self.training
         images = training.milestone_epochs * len(self.source.data.rows)
-        if not images or not self._accelerator.is_main_process:
+        if not images:
             return
         before, now = ((self.step - back) * training.batch_size // images for back in (1, 0))
         if before < now:
             self._record()
-            self._checkpoints.save_milestone(self.step, self._average.shadow)
+            main = self._accelerator.is_main_process
+            average = gathered(self._average.shadow, keep=main)
+            if main:
+                self._checkpoints.save_milestone(self.step, average)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[torch.nn.Module]:
+        """The network with the averaged weights, as any of the processes may use it alone."""
+        if not self._sharded:
+            with self._average.applied(self._model):
+                yield self._model
+            return
+        with torch.device(self._accelerator.device):
+            model = build_model(self._config)
+        for name, value in model.named_parameters():
+            fill(value, whole(self._average.shadow[name]))
+        yield model.eval()
 
     def _resume(self) -> int:
         """Load the last intact checkpoint, if there is one; the number of steps done."""
         checkpoint = self._checkpoints.load_last(quiet=not self._accelerator.is_main_process)
         if checkpoint is None:
             return 0
-        self._model.load_state_dict(checkpoint.model)
+        for name, value in self._model.state_dict().items():
+            fill(value, checkpoint.model[name])
         self._average.load(checkpoint.ema)
         load_optimizer_tensors(self._optimizers, checkpoint.optimizer)
         return checkpoint.step

@@ -1,9 +1,9 @@
 """Validation while a stage trains: loss at fixed noise, quality of pictures, and which checkpoint is best.
 
-All of it is measured with the averaged weights, on the split ``val``, and draws nothing from the random state
-of training. ``RUN/validation.jsonl`` has a line a validation: ``step``, ``loss``, ``images`` (how many the
-loss is of) and, where pictures are made, ``samples`` (how many), ``frechet_distance`` and, where the set has
-scene classes, ``scene_accuracy``.
+All of it is measured with the averaged weights, on the split ``val``, by all processes together, and draws
+nothing from the random state of training. ``RUN/validation.jsonl`` has a line a validation: ``step``,
+``loss``, ``images`` (how many the loss is of) and, where pictures are made, ``samples`` (how many),
+``frechet_distance`` and, where the set has scene classes, ``scene_accuracy``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
@@ -30,6 +31,7 @@ from satcascade.seeds import derived_seed
 from satcascade.training.batches import BatchSource
 from satcascade.training.history import read_rows, truncate
 from satcascade.training.loss import DenoisingLoss
+from satcascade.training.processes import shared_out
 from satcascade.training.resident import DeviceData, to_float
 from satcascade.training.samples import draw, spread
 
@@ -51,6 +53,7 @@ class Validation:
         stage: which stage is trained.
         dataset: prepared images and captions.
         out: the run's folder.
+        accelerator: knows the processes that measure together; None is this one alone.
 
     Attributes:
         rows: those done so far, in order.
@@ -60,16 +63,23 @@ class Validation:
         SatcascadeError: pictures are asked for, and the extra ``eval`` is not installed.
     """
 
-    def __init__(self, settings: Preset, stage: StageName, dataset: PreparedDataset, out: Path):
+    def __init__(
+        self,
+        settings: Preset,
+        stage: StageName,
+        dataset: PreparedDataset,
+        out: Path,
+        accelerator: Accelerator | None = None,
+    ):
         self._training = settings.stage(stage).training
         if SPLIT not in dataset.splits:
             raise UsageError(
                 f"no split '{SPLIT}' in {dataset.path} to validate on: prepare the set with one, or set "
                 "training.validate_every=0"
             )
-        self._loss = FixedLoss(settings.stage(stage), dataset)
+        self._loss = FixedLoss(settings.stage(stage), dataset, accelerator)
         samples = self._training.validate_samples
-        self._quality = SampleQuality(settings, stage, dataset, samples) if samples else None
+        self._quality = SampleQuality(settings, stage, dataset, samples, accelerator) if samples else None
         self._path = out / VALIDATION
         self._counts = {"images": self._loss.images} | ({"samples": samples} if samples else {})
         self.rows: list[dict[str, Any]] = []
@@ -106,7 +116,7 @@ class Validation:
         self._step = step
 
     def open(self) -> None:
-        """Make ready what writing and measuring needs; in one process only.
+        """Make ready what writing and measuring needs; in the main process only.
 
         Raises:
             SatcascadeError: the disk is full.
@@ -116,7 +126,10 @@ class Validation:
             self._quality.open()
 
     def __call__(self, model: nn.Module, dtype: torch.dtype, step: int) -> dict[str, Any]:
-        """A row of measurements of a network as it is now, computing in ``dtype``."""
+        """A row of measurements of a network as it is now, computing in ``dtype``.
+
+        That of the main process counts: in the others the quality of pictures is missing.
+        """
         row = {"step": step, "loss": self._loss(model, dtype)} | self._counts
         return row if self._quality is None else row | self._quality(model, dtype)
 
@@ -181,12 +194,14 @@ class FixedLoss:
     Args:
         stage: network and training.
         dataset: prepared images and captions.
+        accelerator: knows the processes that measure together; None is this one alone.
 
     Attributes:
         images: how many it is the mean of: ``training.validation_images``, or all there are.
     """
 
-    def __init__(self, stage: Stage, dataset: PreparedDataset):
+    def __init__(self, stage: Stage, dataset: PreparedDataset, accelerator: Accelerator | None = None):
+        self._accelerator = accelerator
         training, model = stage.training, stage.model
         # On the CPU, where draws are the same for all devices.
         data = DeviceData(dataset, SPLIT, torch.device("cpu"), resident=False)
@@ -216,10 +231,13 @@ class FixedLoss:
         was_training = model.training
         device = next(model.parameters()).device
         loss = DenoisingLoss(model, self._weighting).eval()
-        found = []
+
+        def losses(step: int) -> torch.Tensor:
+            found: torch.Tensor = loss(self._source(step).to(device))
+            return found.double().cpu()
+
         with autocast(dtype, device):
-            for step in range(-(-self.images // self._size)):
-                found.append(loss(self._source(step).to(device)).double())
+            found = shared_out(-(-self.images // self._size), losses, self._accelerator)
         model.train(was_training)
         return float(torch.cat(found)[: self.images].mean())
 
@@ -237,19 +255,28 @@ class SampleQuality:
         stage: which stage the network is.
         dataset: prepared images and captions.
         count: how many pictures.
+        accelerator: knows the processes that draw together; None is this one alone.
 
     Raises:
         UsageError: too few for a Frechet distance, or more than there are validation images.
         SatcascadeError: the feature network is not installed.
     """
 
-    def __init__(self, settings: Preset, stage: StageName, dataset: PreparedDataset, count: int):
+    def __init__(
+        self,
+        settings: Preset,
+        stage: StageName,
+        dataset: PreparedDataset,
+        count: int,
+        accelerator: Accelerator | None = None,
+    ):
         rows = dataset.indices(SPLIT)
         if not FRECHET_IMAGES <= count <= len(rows):
             raise UsageError(
                 f"training.validate_samples={count} is not possible: give {FRECHET_IMAGES} or more and at "
                 f"most the {len(rows)} images of split '{SPLIT}', or 0 for none"
             )
+        self._accelerator = accelerator
         self._settings, self._stage, self._dataset = _fast(settings, stage), stage, dataset
         self._size = settings.stage(stage).model.sample_size
         self._network = load_features()
@@ -269,18 +296,24 @@ class SampleQuality:
             self._probe = LinearProbe(train, len(self._classes))
 
     def __call__(self, model: nn.Module, dtype: torch.dtype) -> dict[str, float]:
-        """Draw with the weights that ``model`` has now, computing in ``dtype``, and measure."""
-        assert self._real is not None
-        images: list[Image.Image] = []
-        for start in range(0, len(self._rows), _AT_ONCE):
+        """Draw with the weights that ``model`` has now, computing in ``dtype``, and measure.
+
+        Nothing is measured where :meth:`open` has not been called.
+        """
+
+        def drawn(batch: int) -> torch.Tensor:
+            start = batch * _AT_ONCE
             rows = self._rows[start : start + _AT_ONCE]
             text = self._dataset.text([self._dataset.records[row].caption_ids[0] for row in rows])
             real = to_float(torch.from_numpy(self._dataset.images[rows]), self._size)
             seeds = [derived_seed(0, "validation", start + place) for place in range(len(rows))]
             made = draw(self._settings, self._stage, model, dtype, text, real, seeds)
             levels = (made * 255).round().byte().permute(0, 2, 3, 1).numpy()
-            images += [Image.fromarray(image) for image in levels]
-        features = self._network(images)
+            return self._network([Image.fromarray(image) for image in levels])
+
+        features = torch.cat(shared_out(-(-len(self._rows) // _AT_ONCE), drawn, self._accelerator))
+        if self._real is None:
+            return {}
         found = {"frechet_distance": frechet(features, self._real)}
         if self._probe is not None:
             found["scene_accuracy"] = self._probe.accuracy(

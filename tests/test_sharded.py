@@ -1,0 +1,106 @@
+"""Training with sharded parameters: the run of one process, whatever is read from or written to disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from satcascade.config import load_preset
+from satcascade.data.prepared import PreparedDataset
+from satcascade.errors import UsageError
+from satcascade.models.factory import build_model
+from satcascade.training.checkpoints import CheckpointFolder, optimizer_tensors
+from satcascade.training.resident import DeviceData
+from satcascade.training.stage_trainer import StageTrainer
+from tiny_training import assert_alike, in_two_processes, run
+
+# Plain settings, in which rounding has no time to grow, and everything that a run may do beside its steps.
+SETTINGS = (
+    "training.decay_steps=0",
+    "training.optimizer=adamw",
+    "training.batch_size=5",
+    "training.steps=6",
+    "training.sample_every=3",
+    "training.validate_every=3",
+    "training.validation_images=4",
+    "training.milestone_epochs=0.5",
+)
+ARCHITECTURES = {
+    "compact": ("model.dropout=0.0",),
+    "rsdiff": (
+        "base.model={architecture: rsdiff, sample_size: 32, width: 8, width_multipliers: [1, 2], blocks: 1, "
+        "self_attention: [false, true], cross_attention: [false, true], heads: 2, head_dim: 8, cond_dim: 16, "
+        "text_dim: 16, text_latents: 4, text_mean_latents: 2, resampler_depth: 1}",
+    ),
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_sharded_run_is_that_of_one_process(architecture, tiny_preset, prepared_synthetic, tmp_path):
+    settings = (*SETTINGS, *ARCHITECTURES[architecture])
+    whole = run(tiny_preset, prepared_synthetic, tmp_path / "whole", *settings)
+    out = tmp_path / "sharded"
+    sharded = (*settings, "training.fsdp=true", "training.accumulate=2")
+    # Alone to the third step, sharded to the end: each reads what the other wrote.
+    run(tiny_preset, prepared_synthetic, out, *settings, "training.steps=3")
+    in_two_processes(tiny_preset, prepared_synthetic, out, *sharded)
+    assert_alike(whole, CheckpointFolder(out).folder(6))
+    told = [
+        [json.loads(line)["loss"] for line in (folder / "validation.jsonl").read_text().splitlines()]
+        for folder in (whole.parents[1], out)
+    ]
+    assert told[0] == pytest.approx(told[1], rel=1e-4)
+    for name in ("milestones", "samples"):
+        assert sorted(path.name for path in (out / name).iterdir()) == sorted(
+            path.name for path in (whole.parents[1] / name).iterdir()
+        )
+    assert_pictures_alike(whole.parents[1] / "samples", out / "samples")
+    # And back to one process.
+    longer = (*settings, "training.steps=8")
+    again = run(tiny_preset, prepared_synthetic, out, *longer)
+    assert_alike(run(tiny_preset, prepared_synthetic, tmp_path / "whole", *longer), again)
+
+
+def assert_pictures_alike(ours: Path, theirs: Path) -> None:
+    for path in ours.iterdir():
+        with Image.open(path) as a, Image.open(theirs / path.name) as b:
+            difference = [abs(x - y) for x, y in zip(a.tobytes(), b.tobytes(), strict=True)]
+        assert max(difference) <= 3
+
+
+def report_held(preset: str, data: str, out: str, *overrides: str) -> None:
+    """Write how many values this process holds of network, averages and optimiser state after a step."""
+    accelerator = Accelerator(cpu=True)
+    loaded = DeviceData(PreparedDataset.open(Path(data)), "train", accelerator.device)
+    settings = load_preset(preset, [f"base.{override}" for override in overrides])
+    trainer = StageTrainer("base", settings, loaded, Path(out), accelerator, torch.float32, quiet=True)
+    with trainer:
+        trainer.advance()
+        state = optimizer_tensors(trainer._optimizers)
+        kinds = {"weights": trainer._model.parameters(), "averages": trainer._average.shadow.values()}
+        kinds["moments"] = [value for name, value in state.items() if name.endswith("exp_avg_sq")]
+        held = {kind: sum(value.to_local().numel() for value in values) for kind, values in kinds.items()}
+    Path(out, f"held-{accelerator.process_index}.json").write_text(json.dumps(held))
+
+
+def test_processes_hold_a_part_each(tiny_preset, prepared_synthetic, tmp_path):
+    settings = ("training.optimizer=adamw", "training.fsdp=true", "training.validate_every=0")
+    code = "from test_sharded import report_held; report_held(*sys.argv[1:])"
+    in_two_processes(tiny_preset, prepared_synthetic, tmp_path / "run", *settings, code=code)
+    parts = [json.loads((tmp_path / "run" / f"held-{process}.json").read_text()) for process in (0, 1)]
+    whole = sum(
+        parameter.numel() for parameter in build_model(load_preset(tiny_preset).base.model).parameters()
+    )
+    for kind in ("weights", "averages", "moments"):
+        assert parts[0][kind] + parts[1][kind] == whole
+        assert max(part[kind] for part in parts) < 0.6 * whole
+
+
+def test_muon_is_refused():
+    with pytest.raises(UsageError, match=r"muon works on whole matrices.*set optimizer=adamw"):
+        load_preset("compact", ["base.training.fsdp=true"])
