@@ -93,6 +93,7 @@ def run_folder(tmp_path: Path) -> Path:
     run.mkdir()
     (run / "run.json").write_text('{"identity": {"stage": "base"}}')
     (run / "metrics.jsonl").write_text("".join(f'{{"step": {step}}}\n' for step in range(1, 10)))
+    (run / "validation.jsonl").write_text('{"step": 5, "loss": 0.3}\n{"step": 9, "loss": 0.2}\n')
     ema = {"weight": weight * 0.9, "bias": weight[0] / 3}
     CheckpointFolder(run).save(Checkpoint(7, {"weight": weight, "bias": weight[0].clone()}, ema, state))
     return run
@@ -108,7 +109,8 @@ def test_an_exactly_carried_checkpoint_is_the_same(script, run_folder, tmp_path)
         assert mine.keys() == theirs.keys()
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
     assert (tmp_path / "there/run.json").read_text() == (run_folder / "run.json").read_text()
-    assert len((tmp_path / "there/metrics.jsonl").read_text().splitlines()) == 7
+    for name, count in (("metrics.jsonl", 7), ("validation.jsonl", 1)):
+        assert len((tmp_path / "there" / name).read_text().splitlines()) == count
 
 
 def test_a_carried_checkpoint_is_rounded_to_half_its_size(script, run_folder, tmp_path):

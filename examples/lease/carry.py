@@ -22,10 +22,13 @@ from torch import Tensor
 from satcascade.errors import UsageError
 from satcascade.files import written_whole
 from satcascade.training.checkpoints import WEIGHTS, Checkpoint, CheckpointFolder
-from satcascade.training.history import METRICS
+from satcascade.training.history import METRICS, read_rows
 from satcascade.training.run_folder import RUN_FILE
+from satcascade.training.validation import VALIDATION
 
 ARCHIVE = "checkpoint.tar"
+# A line a step, and a line a validation where there are any.
+_HISTORIES = (METRICS, VALIDATION)
 # Second moments reach far below float16's range: bfloat16 has float32's.
 _CARRIED_AS = {"model": torch.float16, "ema": torch.float16, "optimizer": torch.bfloat16}
 
@@ -51,9 +54,10 @@ def cut_checkpoint(
     if not steps or (step is not None and step not in steps):
         raise UsageError(f"{run} has no such checkpoint: it has {', '.join(map(str, steps)) or 'none'}")
     checkpoint = checkpoints.load(steps[-1] if step is None else step)
-    rows = (run / METRICS).read_bytes().splitlines(keepends=True)[: checkpoint.step]
-    description = (run / RUN_FILE).read_bytes()
-    contents = {"step": str(checkpoint.step).encode(), RUN_FILE: description, METRICS: b"".join(rows)}
+    contents = {"step": str(checkpoint.step).encode(), RUN_FILE: (run / RUN_FILE).read_bytes()}
+    for name in _HISTORIES:
+        rows = read_rows(run / name, checkpoint.step)
+        contents[name] = "".join(json.dumps(row) + "\n" for row in rows).encode()
     for name in WEIGHTS:
         tensors = getattr(checkpoint, name)
         if not exact:
@@ -83,7 +87,7 @@ def join_checkpoint(pieces: Path, run: Path) -> Path:
     checkpoints = CheckpointFolder(run)
     if (there := checkpoints.steps()) and there[-1] >= step:
         raise UsageError(f"{run} has a checkpoint of step {there[-1]}, these pieces one of step {step}")
-    for name in (RUN_FILE, METRICS):
+    for name in (RUN_FILE, *_HISTORIES):
         with written_whole(run / name) as aside:
             aside.write_bytes(contents[name])
     parts = {
