@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satcascade.diffusion import to_x0
+from satcascade.diffusion import alpha_sigma, low_res_estimate, to_x0
 from satcascade.models.compact_unet import CompactUNet
 from satcascade.models.denoiser import TextCondition, resize_low_res
+from satcascade.text import TextEmbeddings
+from satcascade.training.batches import Batch
+from satcascade.training.loss import DenoisingLoss
 
 
 def make(low_res: bool = False, **changes: object) -> CompactUNet:
@@ -226,3 +230,64 @@ def test_low_resolution_images_keep_their_mean(mode):
     assert resized.shape == (2, 3, 16, 16)
     torch.testing.assert_close(resized.mean((2, 3)), images.mean((2, 3)), rtol=0, atol=0.05)
     assert resize_low_res(images, 8, mode) is images
+
+
+def residual_network(kind: str = "v_prediction") -> CompactUNet:
+    torch.manual_seed(0)
+    small = {"sample_size": 16, "widths": (16,), "blocks": (1,), "attention": (False,), "cond_dim": 16}
+    return CompactUNet(
+        **small, text_dim=8, low_res=True, sigma_data=0.4, sigma_residual=0.1, prediction_type=kind
+    )
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "epsilon", "sample"])
+def test_untrained_residual_network_enlarges(kind):
+    """Of two measurements of an image, the low-resolution one and x_t, it takes the mean by precision."""
+    model = residual_network(kind)
+    low_res, image = 0.4 * torch.randn(2, 1, 3, 16, 16)
+    caption = model.encode_text(torch.randn(1, 3, 8), torch.ones(1, 3, dtype=torch.bool))
+    clean = torch.tensor([30.0])
+    for log_snr, expected in (
+        (-12.0, low_res),
+        (14.0, image),
+        # Where alpha^2 0.1^2 = sigma^2.
+        (-2 * math.log(0.1), (low_res + image) / 2),
+    ):
+        level = torch.tensor([log_snr])
+        x_t = alpha_sigma(level)[0] * image
+        found = to_x0(model(x_t, level, caption, low_res, clean), x_t, level, kind)
+        torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+
+
+def test_low_res_estimate_is_the_best_linear_one():
+    rng = torch.Generator().manual_seed(0)
+    smooth = torch.randn(200_000, generator=rng, dtype=torch.float64) * 0.4
+    image = smooth + torch.randn(200_000, generator=rng, dtype=torch.float64) * 0.1
+    for log_snr in (-1.0, 2.0, 6.0):
+        alpha, sigma = (float(value) for value in alpha_sigma(torch.tensor([log_snr])))
+        noised = alpha * smooth + sigma * torch.randn(200_000, generator=rng, dtype=torch.float64)
+        factor, left = (float(value) for value in low_res_estimate(torch.tensor([log_snr]), 0.4, 0.1))
+        assert factor == pytest.approx(float((noised * image).mean() / noised.square().mean()), rel=0.02)
+        assert left == pytest.approx(float((image - factor * noised).square().mean().sqrt()), rel=0.02)
+
+
+def test_residual_training_has_unit_targets():
+    """With the edm weighting an untrained network's loss is about one at every noise level."""
+    model, rng = residual_network(), torch.Generator().manual_seed(0)
+    smooth = torch.randn(64, 3, 16, 16, generator=rng) * 0.4
+    image = smooth + torch.randn(64, 3, 16, 16, generator=rng) * 0.1
+    text = TextEmbeddings(torch.randn(64, 3, 8), torch.ones(64, 3, dtype=torch.bool))
+    for log_snr in (-6.0, 0.0, 4.0, 9.0):
+        for low_res_log_snr in (0.0, 6.0):
+            batch = Batch(
+                images=image,
+                noise=torch.randn(64, 3, 16, 16, generator=rng),
+                log_snr=torch.full((64,), log_snr),
+                text=text,
+                keep=torch.ones(64, dtype=torch.bool),
+                low_res=smooth,
+                low_res_noise=torch.randn(64, 3, 16, 16, generator=rng),
+                low_res_log_snr=torch.full((64,), low_res_log_snr),
+            )
+            with torch.no_grad():
+                assert float(DenoisingLoss(model, "edm")(batch).mean()) == pytest.approx(1, abs=0.05)

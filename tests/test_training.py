@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from satcascade.config import Preset, Training, load_preset
@@ -32,7 +33,7 @@ from satcascade.training.checkpoints import CheckpointFolder
 from satcascade.training.ema import WeightAverage
 from satcascade.training.export import assemble
 from satcascade.training.optimizers import learning_rate, orthogonalize
-from satcascade.training.resident import DeviceData, dihedral
+from satcascade.training.resident import DeviceData, dihedral, jittered
 from satcascade.training.run import train
 from satcascade.training.stage_trainer import StageTrainer
 from tiny_training import assert_same, in_a_process, run, weights
@@ -245,6 +246,48 @@ def test_processes_share_the_batch_of_one(tiny_training, prepared_synthetic, ste
         mine = slice(process, None, processes)
         for name in ("images", "noise", "log_snr", "keep", "low_res", "low_res_noise", "low_res_log_snr"):
             assert torch.equal(getattr(part, name), getattr(whole, name)[mine])
+
+
+@pytest.mark.parametrize("resize", [None, "bilinear"])
+def test_colour_jitter_changes_colours_and_nothing_else(resize, tiny_training, prepared_synthetic):
+    data = on_cpu(prepared_synthetic)
+    plain = BatchSource(data, tiny_training, 32, resize)(3)
+    source = BatchSource(data, tiny_training.model_copy(update={"colour_jitter": 0.3}), 32, resize)
+    batch = source(3)
+    for name in ("noise", "log_snr", "keep", "low_res_noise", "low_res_log_snr"):
+        before, after = getattr(plain, name), getattr(batch, name)
+        assert after is None or torch.equal(before, after)
+    changes = (batch.images - plain.images).abs().amax(dim=(1, 2, 3))
+    # Each image otherwise.
+    assert len(changes.unique()) == len(changes)
+    assert batch.images.abs().max() <= 1
+    assert torch.equal(source(3).images, batch.images)
+    assert not torch.equal(source(4).images, batch.images)
+    if resize is None:
+        return
+    # Both views are changed alike: the larger one, reduced, is still what the smaller one was made of.
+    distance = (F.avg_pool2d(batch.images, 2) - F.avg_pool2d(batch.low_res, 2)).abs().mean()
+    before = (F.avg_pool2d(plain.images, 2) - F.avg_pool2d(plain.low_res, 2)).abs().mean()
+    assert distance < 2 * before
+    part = BatchSource(data, source.training, 32, resize, 1, 3)(3)
+    assert torch.equal(part.images, batch.images[1::3])
+    assert torch.equal(part.low_res, batch.low_res[1::3])
+
+
+@given(st.integers(0, 2**31), st.floats(-0.9, 0.9))
+def test_jittered_colours(seed, strength):
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(seed)) - 0.5
+    grey = images.mean(dim=1, keepdim=True)
+
+    def changed(*change: float) -> torch.Tensor:
+        return jittered(images, torch.tensor([change, [0.0, 0.0, 0.0]]))
+
+    torch.testing.assert_close(changed(0, 0, 0), images)
+    torch.testing.assert_close(changed(0, 0, strength)[0], (images[0] + strength).clamp(-1, 1))
+    torch.testing.assert_close(changed(0, strength, 0)[0], (images[0] * (1 + strength)).clamp(-1, 1))
+    saturated = changed(strength, 0, 0)
+    torch.testing.assert_close(saturated[0], (grey + (images - grey) * (1 + strength))[0].clamp(-1, 1))
+    torch.testing.assert_close(saturated[1], images[1])
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,7 @@ class CompactModel(_Section):
     low_res: bool = False
     low_res_resize: Resize = "bilinear"
     sigma_data: PositiveFloat = 0.5
+    sigma_residual: PositiveFloat | None = None
     prediction_type: Literal["v_prediction", "epsilon", "sample"] = "v_prediction"
     preconditioned: bool = True
 
@@ -152,6 +153,8 @@ class Training(_Section):
         all_captions: draw one of an image's captions; otherwise its first.
         symmetries: draw one of the eight flips and rotations; ``flip`` mirrors an image half of the time
             instead.
+        colour_jitter: strength J of random changes of colour, the same over an image: brightness by up to J/2
+            of the range of values, contrast and saturation by factors between 1 - J and 1 + J; 0 is none.
         noise_levels: distribution of the noise level of training images: ``normal`` in log-SNR, or
             ``cosine``, that of the cosine schedule at uniform times.
         log_snr_mean, log_snr_std: of the normal distribution.
@@ -197,6 +200,7 @@ class Training(_Section):
     caption_dropout: float = Field(0.1, ge=0.0, le=1.0)
     all_captions: bool = True
     symmetries: bool | Literal["flip"] = True
+    colour_jitter: float = Field(0.0, ge=0.0, lt=1.0)
     noise_levels: Literal["normal", "cosine"] = "normal"
     log_snr_mean: float = 0.0
     log_snr_std: PositiveFloat = 2.0

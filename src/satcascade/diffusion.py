@@ -167,7 +167,7 @@ def loss_weight(
     kind: Prediction,
     weighting: str,
     *,
-    sigma_data: float = 0.5,
+    sigma_data: float | Tensor = 0.5,
     gamma: float = 5.0,
     bias: float = -1.0,
 ) -> Tensor:
@@ -178,8 +178,8 @@ def loss_weight(
 
     * ``min_snr``: min(SNR, gamma) on x_0 (Hang et al. 2023); min(SNR, gamma) / SNR on eps.
     * ``sigmoid``: SNR sigmoid(bias - log-SNR) on x_0, a sigmoid on eps (Kingma and Gao 2023).
-    * ``edm``: 1 / c_out^2 of EDM with data of standard deviation ``sigma_data``: the network's own output
-      has unit weight at every noise level.
+    * ``edm``: 1 / c_out^2 of EDM with data of standard deviation ``sigma_data``, one number or (B,): the
+      network's own output has unit weight at every noise level.
     * ``v``: 1 on the squared error of v, 1 + SNR on that of x_0, whatever the network predicts. The velocity
       of flow matching has (alpha + sigma)^2 of it, between 1 and 2 times as much.
     * ``uniform``: 1 on the prediction itself.
@@ -210,7 +210,7 @@ def loss_weight(
 
 
 def preconditioning(
-    log_snr: Tensor, sigma_data: float, kind: Prediction = "v_prediction"
+    log_snr: Tensor, sigma_data: float | Tensor, kind: Prediction = "v_prediction"
 ) -> tuple[Tensor, Tensor, Tensor]:
     """EDM's scaling (Karras et al. 2022, table 1), restated for predictions on the VP process.
 
@@ -228,6 +228,11 @@ def preconditioning(
 
     With the same F, all three amount to the same clean image.
 
+    Args:
+        log_snr: (B,).
+        sigma_data: s; or one an image, (B, 1, 1, 1).
+        kind: what is predicted.
+
     Returns:
         c_skip, c_out, c_in, each (B, 1, 1, 1).
 
@@ -244,6 +249,43 @@ def preconditioning(
     if kind == "sample":
         return alpha * sigma_data**2 / variance, -sigma * sigma_data * c_in, c_in
     raise ValueError(f"unknown prediction type '{kind}'")
+
+
+def moved(prediction: Tensor, mean: Tensor, log_snr: Tensor, kind: Prediction) -> Tensor:
+    """The prediction at x_t that one at x_t - alpha m amounts to: the clean images differ by m.
+
+    Args:
+        prediction: of type ``kind``, (B, C, H, W).
+        mean: m, the same shape.
+        log_snr: (B,).
+        kind: what is predicted.
+    """
+    if kind == "epsilon":
+        return prediction
+    return prediction + mean if kind == "sample" else prediction - alpha_sigma(log_snr)[1] * mean
+
+
+def low_res_estimate(
+    low_res_log_snr: Tensor, sigma_data: float, sigma_residual: float
+) -> tuple[Tensor, Tensor]:
+    """The best linear guess at an image from its noised low-resolution version.
+
+    That is y = a l + b eps, with a^2 and b^2 the sigmoids of plus and minus ``low_res_log_snr``, of a
+    low-resolution image l with root mean square s. The image is l plus a residual of root mean square r. So
+    the guess is y a s^2 / (a^2 s^2 + b^2), and what it leaves has variance r^2 + b^2 s^2 / (a^2 s^2 + b^2).
+
+    Args:
+        low_res_log_snr: (B,).
+        sigma_data: s.
+        sigma_residual: r.
+
+    Returns:
+        The factor on y and the standard deviation of what is left, each (B, 1, 1, 1).
+    """
+    alpha, sigma = alpha_sigma(low_res_log_snr)
+    variance = alpha**2 * sigma_data**2 + sigma**2
+    left = sigma_residual**2 + (sigma * sigma_data) ** 2 / variance
+    return alpha * sigma_data**2 / variance, left.sqrt()
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float, projected: bool = False) -> Tensor:

@@ -12,7 +12,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from satcascade.diffusion import Prediction, preconditioning
+from satcascade.diffusion import Prediction, alpha_sigma, low_res_estimate, moved, preconditioning
 from satcascade.models.denoiser import TextCondition
 
 _FREQUENCIES = 64
@@ -46,6 +46,10 @@ class CompactUNet(ModelMixin, ConfigMixin):
         low_res_resize: how that image is brought to S.
         sigma_data: root mean square of the training images in [-1, 1].
         prediction_type: what it predicts, ``v_prediction``, ``epsilon`` or ``sample`` (the clean image).
+        sigma_residual: root mean square of what a low-resolution image lacks of the image. With it the
+            network works on the difference from the best linear guess at the image by the low-resolution
+            one (:func:`satcascade.diffusion.low_res_estimate`): untrained, it enlarges it. None works on
+            the image itself.
         preconditioned: make the best linear guess outside the network; otherwise its output itself is the
             prediction.
     """
@@ -71,6 +75,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
         low_res_resize: str = "bilinear",
         sigma_data: float = 0.5,
         prediction_type: Prediction = "v_prediction",
+        sigma_residual: float | None = None,
         preconditioned: bool = True,
     ) -> None:
         super().__init__()
@@ -78,6 +83,8 @@ class CompactUNet(ModelMixin, ConfigMixin):
             raise ValueError("widths, blocks and attention must name as many levels")
         if prediction_type not in get_args(Prediction):
             raise ValueError(f"unknown prediction type '{prediction_type}'")
+        if sigma_residual is not None and not (low_res and preconditioned):
+            raise ValueError("sigma_residual is for a preconditioned super-resolution network")
         self.text = _TextHead(text_dim, cond_dim)
         self.noise_level = _NoiseLevel(cond_dim)
         self.low_res_level = _NoiseLevel(cond_dim) if low_res else None
@@ -149,7 +156,12 @@ class CompactUNet(ModelMixin, ConfigMixin):
         if (low_res is not None) != self.config.low_res:
             raise ValueError("low_res must be given to a super-resolution network, and to no other")
         config = self.config
-        c_skip, c_out, c_in = preconditioning(log_snr, config.sigma_data, config.prediction_type)
+        mean, sigma_data = None, config.sigma_data
+        if config.sigma_residual is not None:
+            factor, sigma_data = low_res_estimate(low_res_log_snr, config.sigma_data, config.sigma_residual)
+            mean = factor * low_res
+            sample = sample - alpha_sigma(log_snr)[0] * mean
+        c_skip, c_out, c_in = preconditioning(log_snr, sigma_data, config.prediction_type)
         cond = self.noise_level(log_snr) + text.pooled
         x = F.pixel_unshuffle(sample * c_in, self.config.patch_size)
         if low_res is not None:
@@ -177,7 +189,10 @@ class CompactUNet(ModelMixin, ConfigMixin):
                 x = F.interpolate(self.grow[level - 1](x), scale_factor=2.0, mode="nearest")
         x = self.out(F.silu(self.out_norm(x))) + linear.sum(dim=1)
         found = F.pixel_shuffle(x.float(), config.patch_size)
-        return c_skip * sample + c_out * found if config.preconditioned else found
+        if not config.preconditioned:
+            return found
+        found = c_skip * sample + c_out * found
+        return found if mean is None else moved(found, mean, log_snr, config.prediction_type)
 
 
 class _TextHead(nn.Module):

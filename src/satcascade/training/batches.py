@@ -24,7 +24,7 @@ from satcascade.errors import UsageError
 from satcascade.models.denoiser import resize_low_res
 from satcascade.seeds import derived_seed
 from satcascade.text import TextEmbeddings
-from satcascade.training.resident import DeviceData, cut, to_float
+from satcascade.training.resident import DeviceData, cut, jittered, to_float
 
 # Of the eight symmetries that `dihedral` counts: left and right exchanged.
 _MIRRORED = 7
@@ -166,6 +166,11 @@ class BatchSource:
         if side < self.image_size or training.symmetries:
             place = (corner.double() * (self.image_size - side + 1)).long()
             views = cut(views, data.send(place[mine]), data.send(symmetry[mine]), side)
+        if training.colour_jitter:
+            # From a generator of its own: without it a run is what it was before there was any.
+            colours = torch.Generator().manual_seed(derived_seed(training.seed, "colour", step))
+            change = (2 * torch.rand(size, 3, generator=colours) - 1) * training.colour_jitter
+            views = [jittered(view, data.send(change[mine])) for view in views]
         return Batch(
             images=views[0],
             noise=noise,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from satcascade.diffusion import add_noise, loss_weight, training_target
+from satcascade.diffusion import add_noise, loss_weight, low_res_estimate, training_target
 from satcascade.training.batches import Batch
 
 
@@ -46,5 +46,9 @@ class DenoisingLoss(nn.Module):
         prediction = model(x_t, batch.log_snr, text, low_res, batch.low_res_log_snr)
         target = training_target(batch.images, batch.noise, batch.log_snr, kind)
         sigma_data = getattr(model.config, "sigma_data", 0.5)
+        residual = getattr(model.config, "sigma_residual", None)
+        if residual is not None:
+            _, left = low_res_estimate(batch.low_res_log_snr, sigma_data, residual)
+            sigma_data = left.flatten()
         weight = loss_weight(batch.log_snr, kind, self.weighting, sigma_data=sigma_data)
         return weight * (prediction.float() - target).square().mean(dim=(1, 2, 3))

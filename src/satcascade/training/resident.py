@@ -153,6 +153,23 @@ def cut(views: list[Tensor], corner: Tensor, symmetry: Tensor, side: int) -> lis
     ]
 
 
+def jittered(images: Tensor, change: Tensor) -> Tensor:
+    """Change saturation, contrast and brightness of each image, clipped to the range of values.
+
+    Args:
+        images: (B, 3, S, S) in [-1, 1].
+        change: (B, 3), each in (-1, 1): of the factors on distances from grey and from medium grey, and of
+            the shift in units of half the range of values.
+
+    Returns:
+        (B, 3, S, S) in [-1, 1].
+    """
+    saturation, contrast, brightness = change.to(images.dtype)[..., None, None, None].unbind(1)
+    grey = images.mean(dim=1, keepdim=True)
+    coloured = torch.lerp(grey, images, 1 + saturation)
+    return (coloured * (1 + contrast) + brightness).clamp(-1, 1)
+
+
 def dihedral(image: Tensor, symmetry: int) -> Tensor:
     """One of the eight symmetries of the square; an overhead image has no up.
 

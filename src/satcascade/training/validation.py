@@ -214,6 +214,7 @@ class FixedLoss:
             "accumulate": 1,
             "crop": None,
             "symmetries": False,
+            "colour_jitter": 0.0,
             "all_captions": False,
             "caption_dropout": 0.0,
             "compile": False,
