@@ -25,7 +25,7 @@ from satcascade.models.factory import build_model
 from satcascade.training import validation as module
 from satcascade.training.checkpoints import CheckpointFolder, DamagedCheckpointWarning
 from satcascade.training.run import train
-from satcascade.training.run_folder import named_checkpoint, trained_stage
+from satcascade.training.run_folder import CheckpointName, named_checkpoint, trained_stage
 from satcascade.training.summary import summarize
 from satcascade.training.validation import FixedLoss, SampleQuality, Validation
 from tiny_training import in_two_processes
@@ -254,9 +254,9 @@ def test_checkpoints_go_by_name(preset, prepared_synthetic, tmp_path, capsys):
     every = ("training.validate_every=4", "training.keep_checkpoints=5", "training.steps=8")
     out = run(preset, prepared_synthetic, tmp_path / "run", *every)
     CheckpointFolder(out).set_best(4, "loss", 0.1)
-    assert named_checkpoint(out) == (out, None)
-    assert named_checkpoint(f"{out}@8") == (out, 8)
-    assert named_checkpoint(f"{out}@best") == (out, 4)
+    assert named_checkpoint(out) == CheckpointName(out)
+    assert named_checkpoint(f"{out}@8") == CheckpointName(out, 8)
+    assert named_checkpoint(f"{out}@best") == CheckpointName(out, 4)
     sr = tmp_path / "sr"
     train(["sr"], preset=preset, data=prepared_synthetic.path, out=sr, overrides=["training.steps=1"])
     capsys.readouterr()

@@ -149,6 +149,10 @@ class Training(_Section):
         learning_rate: peak; reached after ``warmup_steps``, held, and taken linearly to zero over the last
             ``decay_steps``. A run can be lengthened as long as its decay has not begun.
         ema_half_life: of the averaged weights, in images seen; at most a fifth of the images seen so far.
+        ema_lengths: relative lengths of further averages, of whose snapshots that of any length can be made
+            after training (:mod:`satcascade.training.post_hoc`), such as 0.05 and 0.1; each takes the memory
+            of the parameters.
+        ema_snapshot_every: steps between the snapshots of those, of which there is one at the end too.
         caption_dropout: share of captions replaced by the null caption (classifier-free guidance).
         all_captions: draw one of an image's captions; otherwise its first.
         symmetries: draw one of the eight flips and rotations; ``flip`` mirrors an image half of the time
@@ -197,6 +201,8 @@ class Training(_Section):
     decay_steps: int = Field(0, ge=0)
     gradient_clip: PositiveFloat = 1.0
     ema_half_life: PositiveInt = 10_000
+    ema_lengths: tuple[Annotated[float, Field(ge=0.01, le=0.28)], ...] = ()
+    ema_snapshot_every: PositiveInt = 1000
     caption_dropout: float = Field(0.1, ge=0.0, le=1.0)
     all_captions: bool = True
     symmetries: bool | Literal["flip"] = True

@@ -287,6 +287,7 @@ class _Source:
     model: str
     run: Path | None = None
     step: int | None = None
+    length: float | None = None
 
 
 @dataclass(frozen=True)
@@ -341,11 +342,16 @@ class _Work:
         model = self.request.model
         if "@" not in text and not (Path(text) / "checkpoints").is_dir():
             return [_Source(text, check_model_name(text))]
-        path, step = named_checkpoint(text)
-        chosen = list(CheckpointFolder(path).averages()) if step is None else [step]
+        named = named_checkpoint(text)
+        path, length = named.run, named.length
+        chosen = list(CheckpointFolder(path).averages()) if named.step is None else [named.step]
         if not chosen:
             raise UsageError(f"{path} has no checkpoint yet")
-        return [_Source(f"{path}@{number}", check_model_name(model), path, number) for number in chosen]
+        suffix = "" if length is None else f":{length:g}"
+        return [
+            _Source(f"{path}@{number}{suffix}", check_model_name(model), path, number, length)
+            for number in chosen
+        ]
 
     def cells(self) -> list[_Cell]:
         """The grid, without repeats; loads every checkpoint once."""
@@ -429,7 +435,7 @@ class _Work:
             else:
                 model = self._loaded.get(source.model) or self._load(source.model)
                 stage = read_description(source.run)["identity"]["stage"]
-                trained = trained_stage(source.run, stage, source.step)
+                trained = trained_stage(source.run, stage, source.step, source.length)
                 made = with_trained_stage(model, stage, trained)
                 self._loaded = {source.model: model, source.label: made}
                 self.hashes[source.model] = model.weights_hash[:12]

@@ -85,7 +85,9 @@ def train(
 
 
 def assemble(
-    base_run: Annotated[str, typer.Argument(help="Run of the base stage; RUN@STEP or RUN@best.")],
+    base_run: Annotated[
+        str, typer.Argument(help="Run of the base stage; also RUN@STEP, RUN@best, RUN@STEP:LENGTH.")
+    ],
     sr_run: Annotated[str, typer.Argument(help="Run of the super-resolution stage, likewise.")],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
@@ -96,10 +98,8 @@ def assemble(
             raise UsageError(f"no run folder {run}: 'satcascade train' makes one")
 
     from satcascade.training.export import assemble
-    from satcascade.training.run_folder import named_checkpoint
 
-    (base, base_step), (sr, sr_step) = named_checkpoint(base_run), named_checkpoint(sr_run)
-    assemble(base, sr, out, base_step=base_step, sr_step=sr_step, half=half)
+    assemble(base_run, sr_run, out, half=half)
     print(f"model in {out}: use it with 'satcascade sample CAPTION --model {out}'")
 
 

@@ -158,6 +158,8 @@ class CompactUNet(ModelMixin, ConfigMixin):
         config = self.config
         mean, sigma_data = None, config.sigma_data
         if config.sigma_residual is not None:
+            assert low_res is not None
+            assert low_res_log_snr is not None
             factor, sigma_data = low_res_estimate(low_res_log_snr, config.sigma_data, config.sigma_residual)
             mean = factor * low_res
             sample = sample - alpha_sigma(log_snr)[0] * mean

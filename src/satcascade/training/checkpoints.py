@@ -3,7 +3,8 @@
 ``RUN/checkpoints/step-0001000/`` holds ``model.safetensors``, ``ema.safetensors``,
 ``optimizer.safetensors`` and ``state.json`` (step, SHA-256 of the others). It is written under another name
 and renamed, so that a killed run never leaves half of one. ``RUN/best.json`` names the one that validation
-found best. ``RUN/milestones/step-0001000/`` holds averaged weights that are never dropped.
+found best. ``RUN/milestones/step-0001000/`` holds averaged weights that are never dropped, and
+``RUN/snapshots/step-0001000/`` the averages that :mod:`satcascade.training.post_hoc` makes others of.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,8 +25,10 @@ from satcascade.training.sharded import fill
 
 _PREFIX = "step-"
 _STATE = "state.json"
+# What every checkpoint has.
+_ALWAYS = ("model", "ema", "optimizer")
 BEST = "best.json"
-WEIGHTS = ("model", "ema", "optimizer")
+WEIGHTS = ("model", "ema", "optimizer", "power")
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,14 @@ class Checkpoint:
         model: weights by parameter name.
         ema: averaged weights.
         optimizer: state tensors, named ``optimizer.parameter.entry`` by position.
+        power: power function averages, named ``length/parameter``; empty in a run without.
     """
 
     step: int
     model: dict[str, Tensor]
     ema: dict[str, Tensor]
     optimizer: dict[str, Tensor]
+    power: dict[str, Tensor] = field(default_factory=dict)
 
 
 class CheckpointFolder:
@@ -59,6 +64,7 @@ class CheckpointFolder:
         self._damaged: set[int] = set()
         self._best = Path(run) / BEST
         self._milestones = Path(run) / "milestones"
+        self._snapshots = Path(run) / "snapshots"
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, in order, without those found damaged."""
@@ -67,6 +73,11 @@ class CheckpointFolder:
     def averages(self) -> dict[int, Path]:
         """Folders with averaged weights, by step in order: milestones and complete checkpoints."""
         found = _by_step(self._milestones) | _by_step(self.path)
+        return {step: found[step] for step in sorted(found)}
+
+    def snapshots(self) -> dict[int, Path]:
+        """Folders with snapshots of power function averages, by step in order."""
+        found = _by_step(self._snapshots)
         return {step: found[step] for step in sorted(found)}
 
     def best(self) -> int | None:
@@ -106,7 +117,8 @@ class CheckpointFolder:
             SatcascadeError: the disk is full; the earlier checkpoints are untouched.
         """
         final = self.folder(checkpoint.step)
-        _write(final, checkpoint.step, {name: getattr(checkpoint, name) for name in WEIGHTS})
+        parts = {name: getattr(checkpoint, name) for name in WEIGHTS}
+        _write(final, checkpoint.step, {name: tensors for name, tensors in parts.items() if tensors})
         # Now there is something better than what may be left of them.
         for damaged in self._damaged - {checkpoint.step}:
             _remove(self.folder(damaged))
@@ -122,6 +134,15 @@ class CheckpointFolder:
         """
         _write(self._milestones / f"{_PREFIX}{step:07d}", step, {"ema": ema})
 
+    def save_snapshot(self, step: int, power: dict[str, Tensor]) -> None:
+        """Write power function averages, in float16, that stay.
+
+        Raises:
+            SatcascadeError: the disk is full.
+        """
+        halves = {name: value.half() for name, value in power.items()}
+        _write(self._snapshots / f"{_PREFIX}{step:07d}", step, {"power": halves})
+
     def load(self, step: int) -> Checkpoint:
         """Read a checkpoint.
 
@@ -129,7 +150,8 @@ class CheckpointFolder:
             DamagedCheckpointError: a file of it is missing or not what was written.
         """
         folder = self.folder(step)
-        parts = {name: read_weights(folder, name) for name in WEIGHTS}
+        written = _hashes(folder).keys() | set(_ALWAYS)
+        parts = {name: read_weights(folder, name) for name in WEIGHTS if name in written}
         return Checkpoint(step=step, **parts)
 
     def load_last(self, quiet: bool = False) -> Checkpoint | None:
@@ -168,7 +190,7 @@ class CheckpointFolder:
 
     def clear_leftovers(self) -> None:
         """Remove what killed processes left half-written or half-removed; for the process that writes."""
-        for folder in (self.path, self._milestones):
+        for folder in (self.path, self._milestones, self._snapshots):
             for left in folder.glob(f".{_PREFIX}*"):
                 shutil.rmtree(left)
 
@@ -219,20 +241,27 @@ def _write(final: Path, step: int, weights: dict[str, dict[str, Tensor]]) -> Non
 
 
 def read_weights(folder: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of ``name`` (``model``, ``ema`` or ``optimizer``) in a checkpoint's folder.
+    """The tensors of ``name``, one of ``WEIGHTS``, in a checkpoint's folder.
 
     Raises:
         DamagedCheckpointError: the file is missing or its SHA-256 is not the recorded one.
     """
     path = folder / f"{name}.safetensors"
     try:
-        recorded = json.loads((folder / _STATE).read_text())["sha256"][name]
-        intact = sha256_of_file(path) == recorded
-    except (OSError, ValueError, KeyError, TypeError):
+        intact = sha256_of_file(path) == _hashes(folder).get(name)
+    except OSError:
         intact = False
     if not intact:
         raise DamagedCheckpointError(folder, path.name)
     return load_file(path)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 that a checkpoint records of its files, by name; none where it is damaged."""
+    try:
+        return dict(json.loads((folder / _STATE).read_text())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def optimizer_tensors(optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -1,14 +1,46 @@
-"""Exponential moving average of a network's weights."""
+"""Moving averages of a network's weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from satcascade.training.post_hoc import exponent
 from satcascade.training.sharded import fill
+
+
+class PowerAverages:
+    """Power function averages of a network's parameters (see :mod:`satcascade.training.post_hoc`).
+
+    Args:
+        model: the network whose parameters are followed.
+        lengths: of the averages, relative to the run so far; may be none.
+    """
+
+    def __init__(self, model: nn.Module, lengths: Sequence[float]):
+        self._exponents = {f"{length:g}": exponent(length) for length in lengths}
+        self._names = [name for name, _ in model.named_parameters()]
+        self.tensors = {
+            f"{length}/{name}": value.detach().clone()
+            for length in self._exponents
+            for name, value in model.named_parameters()
+        }
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Follow the parameters after a step, counted from 1."""
+        now = [value.detach() for value in model.parameters()]
+        for length, power in self._exponents.items():
+            averages = [self.tensors[f"{length}/{name}"] for name in self._names]
+            torch._foreach_lerp_(averages, now, 1 - (1 - 1 / step) ** (power + 1))
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from averages saved earlier."""
+        for name, value in self.tensors.items():
+            fill(value, tensors[name])
 
 
 class WeightAverage:

@@ -11,26 +11,23 @@ from satcascade.assembly import build_pipeline
 from satcascade.config import StageName
 from satcascade.errors import UsageError
 from satcascade.pipeline import CascadePipeline
-from satcascade.training.run_folder import TrainedStage, trained_stage
+from satcascade.training.run_folder import TrainedStage, named_checkpoint, trained_stage
 
 
 def assemble(
-    base_run: Path,
-    sr_run: Path | None,
+    base_run: Path | str,
+    sr_run: Path | str | None,
     out: Path,
     *,
-    base_step: int | None = None,
-    sr_step: int | None = None,
     half: bool = False,
 ) -> CascadePipeline:
     """Make a pipeline of the averaged weights of one or two runs and save it.
 
     Args:
-        base_run: run of the base stage.
-        sr_run: run of the super-resolution stage; None makes a pipeline of base images only.
+        base_run: run of the base stage, or one of its checkpoints as
+            :func:`satcascade.training.run_folder.named_checkpoint` knows them.
+        sr_run: likewise of the super-resolution stage; None makes a pipeline of base images only.
         out: the pipeline's folder, written by ``save_pretrained``.
-        base_step: which checkpoint of the base run; by default its last.
-        sr_step: likewise of the super-resolution run.
         half: store weights in float16.
 
     Returns:
@@ -43,10 +40,10 @@ def assemble(
     out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty: choose another folder")
-    base = trained_stage(base_run, "base", base_step)
+    base = _trained(base_run, "base")
     settings, sr_unet = base.settings, None
     if sr_run is not None:
-        sr = trained_stage(sr_run, "sr", sr_step)
+        sr = _trained(sr_run, "sr")
         if sr.encoder_fingerprint != base.encoder_fingerprint:
             raise UsageError(
                 f"{base_run} was trained on embeddings of '{settings.text_encoder}', {sr_run} on those of "
@@ -63,6 +60,11 @@ def assemble(
                 nn.Module.to(network, torch.float16)
     pipeline.save_pretrained(str(out))
     return pipeline
+
+
+def _trained(name: Path | str, stage: StageName) -> TrainedStage:
+    named = named_checkpoint(name)
+    return trained_stage(named.run, stage, named.step, named.length)
 
 
 def with_trained_stage(pipeline: CascadePipeline, stage: StageName, trained: TrainedStage) -> CascadePipeline:

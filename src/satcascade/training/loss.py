@@ -48,6 +48,7 @@ class DenoisingLoss(nn.Module):
         sigma_data = getattr(model.config, "sigma_data", 0.5)
         residual = getattr(model.config, "sigma_residual", None)
         if residual is not None:
+            assert batch.low_res_log_snr is not None
             _, left = low_res_estimate(batch.low_res_log_snr, sigma_data, residual)
             sigma_data = left.flatten()
         weight = loss_weight(batch.log_snr, kind, self.weighting, sigma_data=sigma_data)

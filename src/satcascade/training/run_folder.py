@@ -7,6 +7,7 @@ steps depend on), which must not change when it goes on, from what merely belong
 from __future__ import annotations
 
 import json
+import math
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from satcascade.files import written_whole
 from satcascade.models.factory import build_model
 from satcascade.pipeline import CascadePipeline
 from satcascade.training.checkpoints import CheckpointFolder, read_weights
+from satcascade.training.post_hoc import averaged
 
 RUN_FILE = "run.json"
 # Settings that do not change the steps already done, so that a run may be continued with others.
@@ -30,6 +32,7 @@ _FREE = (
     "steps",
     "decay_steps",
     "accumulate",
+    "ema_snapshot_every",
     "log_every",
     "checkpoint_every",
     "sample_every",
@@ -140,11 +143,26 @@ class TrainedStage:
     model: nn.Module
 
 
-def named_checkpoint(name: str | Path) -> tuple[Path, int | None]:
-    """What a name stands for: ``RUN``, ``RUN@STEP``, or ``RUN@best`` for what validation found best.
+@dataclass(frozen=True)
+class CheckpointName:
+    """Averaged weights of a run, as a user names them.
 
-    Returns:
-        The run's folder, and the step; None where the name gives none.
+    Attributes:
+        run: the run's folder.
+        step: which checkpoint, milestone or snapshot; None where the name gives none.
+        length: relative length of an average made of snapshots; None is the average of the checkpoint.
+    """
+
+    run: Path
+    step: int | None = None
+    length: float | None = None
+
+
+def named_checkpoint(name: str | Path) -> CheckpointName:
+    """What a name stands for.
+
+    That is ``RUN``, ``RUN@STEP``, or ``RUN@best`` for what validation found best; after a step ``:LENGTH``
+    asks for the average of that relative length (see :mod:`satcascade.training.post_hoc`).
 
     Raises:
         UsageError: there is no such run or checkpoint.
@@ -154,29 +172,46 @@ def named_checkpoint(name: str | Path) -> tuple[Path, int | None]:
     run, at, which = text.rpartition("@")
     if not at or Path(text).is_dir():
         read_description(Path(text))
-        return Path(text), None
-    if which != "best" and not which.isdecimal():
-        raise UsageError(f"'{text}' is no checkpoint: give RUN@STEP, such as {run}@1000, or {run}@best")
+        return CheckpointName(Path(text))
+    which, colon, given = which.partition(":")
+    if (which != "best" and not which.isdecimal()) or (colon and not _is_number(given)):
+        raise UsageError(
+            f"'{text}' is no checkpoint: give RUN@STEP, such as {run}@1000, or {run}@best; {run}@1000:0.1 is "
+            "an average of another length"
+        )
     path = Path(run)
     read_description(path)
     folder = CheckpointFolder(path)
     step = folder.best() if which == "best" else int(which)
     if step is None:
         raise UsageError(f"{path} has no best checkpoint: train it with training.validate_every")
+    if colon:
+        return CheckpointName(path, step, float(given))
     steps = folder.averages()
     if step not in steps:
         there = f": it has {', '.join(map(str, steps))}" if steps else ""
         raise UsageError(f"{path} has no checkpoint of step {step}{there}")
-    return path, step
+    return CheckpointName(path, step)
 
 
-def trained_stage(run: Path, stage: StageName, step: int | None = None) -> TrainedStage:
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def trained_stage(
+    run: Path, stage: StageName, step: int | None = None, length: float | None = None
+) -> TrainedStage:
     """The network of a run, with the averaged weights of a checkpoint.
 
     Args:
         run: the run's folder.
         stage: what the run must have trained.
         step: which checkpoint or milestone; by default the last checkpoint.
+        length: make the average of that relative length out of the run's snapshots, up to that of ``step``
+            (by default the last).
 
     Raises:
         UsageError: the folder is no run of that stage, or has no (such) checkpoint.
@@ -187,6 +222,15 @@ def trained_stage(run: Path, stage: StageName, step: int | None = None) -> Train
     found = description["identity"]["stage"]
     if found != stage:
         raise UsageError(f"{run} is a run of stage '{found}', not '{stage}'")
+    weights = _average(run, step) if length is None else averaged(run, length, step)
+    settings = Preset.model_validate(description["settings"])
+    model = build_model(settings.stage(stage).model)
+    model.load_state_dict(weights)
+    return TrainedStage(settings, description["encoder"]["fingerprint"], model.eval())
+
+
+def _average(run: Path, step: int | None) -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint or milestone, by default of the last checkpoint."""
     checkpoints = CheckpointFolder(run)
     steps, averages = checkpoints.steps(), checkpoints.averages()
     if not steps and step is None:
@@ -194,10 +238,7 @@ def trained_stage(run: Path, stage: StageName, step: int | None = None) -> Train
     step = steps[-1] if step is None else step
     if step not in averages:
         raise UsageError(f"{run} has no checkpoint of step {step}: it has {', '.join(map(str, averages))}")
-    settings = Preset.model_validate(description["settings"])
-    model = build_model(settings.stage(stage).model)
-    model.load_state_dict(read_weights(averages[step], "ema"))
-    return TrainedStage(settings, description["encoder"]["fingerprint"], model.eval())
+    return read_weights(averages[step], "ema")
 
 
 def initial_weights(origin: Path | str, stage: StageName, model: nn.Module) -> dict[str, Tensor]:
@@ -205,7 +246,8 @@ def initial_weights(origin: Path | str, stage: StageName, model: nn.Module) -> d
 
     Args:
         origin: another run of the stage, or a folder of runs of both (the averaged weights of the last
-            checkpoint are taken); ``RUN@STEP`` or ``RUN@best``; or a saved cascade, by folder or name.
+            checkpoint are taken); ``RUN@STEP`` and what else :func:`named_checkpoint` knows; or a saved
+            cascade, by folder or name.
         stage: which network.
         model: the network that is to take them.
 
@@ -217,8 +259,8 @@ def initial_weights(origin: Path | str, stage: StageName, model: nn.Module) -> d
     if runs:
         network = trained_stage(runs[0], stage).model
     elif "@" in str(origin) and not Path(origin).is_dir():
-        run, step = named_checkpoint(origin)
-        network = trained_stage(run, stage, step).model
+        named = named_checkpoint(origin)
+        network = trained_stage(named.run, stage, named.step, named.length).model
     else:
         cascade = CascadePipeline.from_pretrained(origin)
         network = cascade.unet if stage == "base" else cascade.sr_unet

@@ -33,7 +33,7 @@ from satcascade.training.checkpoints import (
     load_optimizer_tensors,
     optimizer_tensors,
 )
-from satcascade.training.ema import WeightAverage
+from satcascade.training.ema import PowerAverages, WeightAverage
 from satcascade.training.history import History
 from satcascade.training.loss import DenoisingLoss
 from satcascade.training.optimizers import learning_rate, make_optimizers
@@ -114,6 +114,7 @@ class StageTrainer:
         self._loss = shard(loss, accelerator) if sharded else accelerator.prepare(loss)
         self._optimizers = make_optimizers(model, self.training)
         self._average = WeightAverage(model, self.training.ema_half_life)
+        self._power = PowerAverages(model, self.training.ema_lengths)
         self.step = self._resume()
         if self._validation is not None:
             self._validation.resume(self.step)
@@ -187,10 +188,12 @@ class StageTrainer:
             self.waited += time.monotonic() - began
             loss_and_norm = self._optimise(batch, rate, step)
         self._average.update(self._model, step * training.batch_size, training.batch_size)
+        self._power.update(self._model, step)
         self._pending.append((step, rate, loss_and_norm))
         self.step = step
         # What belongs to a step is there before its checkpoint: no resume would make up for it.
         self._keep_milestone()
+        self._keep_snapshot()
         if self._validation is not None and self._validation.due(step):
             self._validate(self._validation)
         due = training.checkpoint_every and step % training.checkpoint_every == 0
@@ -215,8 +218,9 @@ class StageTrainer:
             weights = gathered(self._model.state_dict(), keep=main)
             average = gathered(self._average.shadow, keep=main)
             state = gathered(optimizer_tensors(self._optimizers), keep=main)
+            power = gathered(self._power.tensors, keep=main)
             if main:
-                self._checkpoints.save(Checkpoint(self.step, weights, average, state))
+                self._checkpoints.save(Checkpoint(self.step, weights, average, state, power))
         self._saved = time.monotonic()
         self._accelerator.wait_for_everyone()
 
@@ -317,6 +321,17 @@ class StageTrainer:
             if main:
                 self._checkpoints.save_milestone(self.step, average)
 
+    def _keep_snapshot(self) -> None:
+        """Keep the power function averages where it is time to."""
+        training = self.training
+        due = self.step % training.ema_snapshot_every == 0 or self.step >= training.steps
+        if training.ema_lengths and due:
+            self._record()
+            main = self._accelerator.is_main_process
+            power = gathered(self._power.tensors, keep=main)
+            if main:
+                self._checkpoints.save_snapshot(self.step, power)
+
     @contextmanager
     def _averaged(self) -> Iterator[torch.nn.Module]:
         """The network with the averaged weights, as any of the processes may use it alone."""
@@ -338,6 +353,7 @@ class StageTrainer:
         for name, value in self._model.state_dict().items():
             fill(value, checkpoint.model[name])
         self._average.load(checkpoint.ema)
+        self._power.load(checkpoint.power)
         load_optimizer_tensors(self._optimizers, checkpoint.optimizer)
         return checkpoint.step
 
