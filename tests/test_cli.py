@@ -332,6 +332,30 @@ def test_two_processes_at_once_make_the_single_run(run, long_run, tmp_path):
     assert (out / "manifest.jsonl").read_bytes() == (uninterrupted / "manifest.jsonl").read_bytes()
 
 
+def test_processes_of_one_command_make_the_single_run(run, long_run, tmp_path):
+    arguments, uninterrupted = long_run
+    out = tmp_path / "out"
+    arguments = [argument for argument in arguments if argument != "--quiet"]
+    process = start(*arguments, "--out", out, "--processes", "2")
+    said, error = process.communicate()
+    assert process.returncode == 0, error
+    assert re.fullmatch(rf"24 images in {re.escape(str(out))} \(.* s, 2 processes\)\n", said)
+    assert sorted(files(out)) == sorted(files(uninterrupted))
+    assert (out / "manifest.jsonl").read_bytes() == (uninterrupted / "manifest.jsonl").read_bytes()
+    # What one of them cannot do, the command cannot.
+    process = start(*arguments, "--out", out, "--processes", "2", "--seed", "99")
+    said, error = process.communicate()
+    assert process.returncode == 1
+    assert "was made with other settings" in error
+    assert said == ""
+
+
+def test_processes_and_shards_do_not_go_together(run):
+    result = run("sample", "a pond", "--processes", "2", "--shard", "1/2")
+    assert result.status == 2
+    assert result.err == "error: --processes shares the images out itself: leave --shard out\n"
+
+
 # The other commands
 
 

@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: list[str], debug: bool) -> int:
     """Run a command; its exit status."""
     try:
-        status = app(arguments, prog_name="satcascade", standalone_mode=False)
+        # What a command starts itself again with.
+        status = app(arguments, prog_name="satcascade", standalone_mode=False, obj=arguments)
         # Newer versions of typer turn an interruption into this status, older ones into Abort.
         if status == _INTERRUPTED:
             raise KeyboardInterrupt

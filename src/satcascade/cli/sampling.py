@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ from satcascade.cli.options import (
     amount,
     count,
 )
+from satcascade.cli.processes import launch, launched, place
 from satcascade.errors import UsageError
 from satcascade.model_names import check_model_name
 from satcascade.sharding import Shard
@@ -32,6 +34,7 @@ class StopAt(str, Enum):
 
 
 def sample(
+    context: typer.Context,
     caption: Annotated[list[str] | None, typer.Argument(help="What to draw; one or more captions.")] = None,
     captions: Annotated[Path | None, typer.Option(metavar="FILE", help="Captions, one a line.")] = None,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Captions of a prepared set.")] = None,
@@ -58,6 +61,7 @@ def sample(
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionName.float32,
     columns: Annotated[int | None, count("Columns of the contact sheet.")] = None,
+    processes: Annotated[int, count("Processes (GPUs) to share the images.")] = 1,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Make only part I of N of the run.")] = "1/1",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
 ) -> None:
@@ -77,13 +81,28 @@ def sample(
     if draw is not None and data is None:
         raise UsageError("--draw draws rows of a prepared set: give one with --data DIR")
     part = Shard.parse(shard)
+    if part.count > 1 and processes > 1:
+        raise UsageError("--processes shares the images out itself: leave --shard out")
     check_model_name(model)
     _check_out(out)
+
+    began = time.monotonic()
+    chosen, name = _captions(caption, captions, data, split, caption_number, draw, draw_seed)
+    if processes > 1 and not launched():
+        if status := launch(processes, context.obj):
+            raise typer.Exit(status)
+        if not quiet:
+            folder, seconds = out or Path("samples") / name, time.monotonic() - began
+            print(f"{len(chosen) * number} images in {folder} ({seconds:.1f} s, {processes} processes)")
+        return
+    if launched() and part.count == 1:
+        rank, world, local = place()
+        part, quiet = Shard(rank + 1, world), quiet or rank > 0
+        device = f"cuda:{local}" if device in ("auto", "cuda") and _has_gpus() else device
 
     from satcascade.generation import GenerationRequest, generate
     from satcascade.pipeline import load_pipeline
 
-    chosen, name = _captions(caption, captions, data, split, caption_number, draw, draw_seed)
     request = GenerationRequest(
         captions=chosen,
         out=out or Path("samples") / name,
@@ -100,10 +119,17 @@ def sample(
     )
     pipeline = load_pipeline(model, device=device, precision=precision.value, scheduler=scheduler)
     report = generate(pipeline, request, progress=not quiet)
-    if not quiet:
+    # Of several processes the one that started them tells what all have made.
+    if not quiet and not launched():
         state = "" if report.complete else f"; {report.total} in the whole run, not all there yet"
         kept = f", {report.kept} were there" if report.kept else ""
         print(f"{report.made} images in {report.out} ({report.seconds:.1f} s{kept}){state}")
+
+
+def _has_gpus() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _check_out(out: Path | None) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from satcascade.cli.options import DeviceOption, amount, count
+from satcascade.cli.processes import is_first, launch, launched
 from satcascade.errors import UsageError
 
 
@@ -24,6 +22,7 @@ class Stage(str, Enum):
 
 
 def train(
+    context: typer.Context,
     data: Annotated[Path, typer.Option(metavar="DIR", help="Folder written by 'satcascade prepare'.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder; an existing run goes on.")],
     stage: Annotated[Stage | None, typer.Argument(help="Which network.")] = None,
@@ -54,14 +53,8 @@ def train(
     load_preset(preset)
     if not data.is_dir():
         raise UsageError(f"no folder {data}: make one with 'satcascade prepare SOURCE {data}'")
-    if processes > 1 and "LOCAL_RANK" not in os.environ:
-        options = {"data": data, "out": out, "preset": preset, "split": split, "device": device}
-        arguments = [f"--{name}={value}" for name, value in options.items()]
-        arguments += [f"--set={setting}" for setting in override or []]
-        arguments += [] if init_from is None else [f"--init-from={init_from}"]
-        arguments += [] if minutes is None else [f"--minutes={minutes}"]
-        arguments += ["--quiet"] if quiet else []
-        _launch(processes, ["train", "--joint" if stage is None else stage.value, *arguments])
+    if processes > 1 and not launched():
+        raise typer.Exit(launch(processes, context.obj))
 
     from satcascade.training.run import train
 
@@ -79,7 +72,7 @@ def train(
         minutes=left,
         quiet=quiet,
     )
-    if not quiet and os.environ.get("RANK", "0") == "0":
+    if not quiet and is_first():
         for checkpoint in checkpoints:
             print(f"last checkpoint: {checkpoint}")
 
@@ -118,10 +111,3 @@ def runs(
     if plot is not None:
         draw(found, plot)
         print(f"\ncurves in {plot}")
-
-
-def _launch(processes: int, arguments: list[str]) -> NoReturn:
-    """Run a command in several processes that find each other, and exit as they do."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    command = [*launcher, str(processes), "-m", "satcascade", *arguments]
-    sys.exit(subprocess.run(command, check=False).returncode)
