@@ -43,7 +43,7 @@ _COMMON = (
     "training.keep_checkpoints=1",
     "sampling.base.guidance_scale=3",
 )
-_FIRST = "the preset"
+_FIRST = "baseline"
 SUITES: dict[str, dict[str, Any]] = {
     "overfitting": {
         "images": 800,
@@ -51,7 +51,7 @@ SUITES: dict[str, dict[str, Any]] = {
         "settings": ["training.validate_every=50", "training.validation_images=2000"],
         "variants": {
             _FIRST: [],
-            "the preset, another seed": ["training.seed=1"],
+            "baseline, another seed": ["training.seed=1"],
             "without symmetries": ["training.symmetries=false"],
             "first captions only": ["training.all_captions=false"],
             "without weight decay": ["training.weight_decay=0"],
@@ -70,7 +70,7 @@ SUITES: dict[str, dict[str, Any]] = {
         "settings": ["training.validate_every=500", "training.validate_samples=256"],
         "variants": {
             _FIRST: [],
-            "the preset, another seed": ["training.seed=1"],
+            "baseline, another seed": ["training.seed=1"],
             "v, not preconditioned": ["base.model.preconditioned=false", "training.weighting=v"],
             "epsilon, not preconditioned": [
                 "base.model.preconditioned=false",
@@ -85,7 +85,7 @@ SUITES: dict[str, dict[str, Any]] = {
             "sigmoid weighting": ["training.weighting=sigmoid"],
             "min-SNR weighting": ["training.weighting=min_snr"],
             "without self-attention": ["base.model.self_attention=false"],
-            "AdamW": ["training.optimizer=adamw", "training.learning_rate=1e-3"],
+            "AdamW, half the learning rate": ["training.optimizer=adamw", "training.learning_rate=1e-3"],
         },
     },
 }
@@ -168,9 +168,10 @@ def draw(runs: dict[str, RunSummary], measure: str, path: Path) -> None:
     axes.set(xlabel="images seen", ylabel=f"validation {measure.replace('_', ' ')}")
     if measure == "loss":
         # The first validations are far above all others.
-        values = [row["loss"] for run in runs.values() for row in run.validations[2:]]
+        values = [row["loss"] for run in runs.values() for row in run.validations[2:] or run.validations]
         low, high = min(values), float(np.quantile(values, 0.95))
-        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        margin = 0.05 * (high - low) or 1.0
+        axes.set_ylim(low - margin, high + margin)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
     with written_whole(path) as aside:
@@ -186,11 +187,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--suite", choices=sorted(SUITES), required=True)
     parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--images", type=int, help="training images; default: of the suite")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of every variant")
     given = parser.parse_args()
     suite = SUITES[given.suite]
     out = given.out / given.suite
-    data = small_copy(PreparedDataset.open(given.data), out / "data", suite["images"])
+    images = given.images or suite["images"]
+    data = small_copy(PreparedDataset.open(given.data), out / f"data-{images or 'all'}", images)
     runs: dict[str, RunSummary] = {}
     for name, settings in suite["variants"].items():
         folder = out / name.replace(" ", "-").replace(",", "").replace("'", "")

@@ -177,6 +177,15 @@ def test_joint_training_of_rsdiff_gives_the_runs_of_both_stages(
     assert pipeline.config.projected_guidance
 
 
+@pytest.mark.parametrize(("base", "sr"), [(3, 1), (1, 3)])
+def test_stages_of_a_joint_run_may_take_different_numbers_of_steps(
+    base, sr, tiny_rsdiff_preset, prepared_synthetic, tmp_path
+):
+    settings = ("training.sample_every=0", f"base.training.steps={base}", f"sr.training.steps={sr}")
+    last = train_both(tiny_rsdiff_preset, prepared_synthetic, tmp_path / "run", *settings)
+    assert [checkpoint.name for checkpoint in last] == [f"step-{steps:07}" for steps in (base, sr)]
+
+
 def test_a_joint_run_goes_on_where_one_stage_is_behind(tiny_rsdiff_preset, prepared_synthetic, tmp_path):
     settings = ("training.sample_every=0", "training.checkpoint_every=2")
     whole = train_both(tiny_rsdiff_preset, prepared_synthetic, tmp_path / "a", *settings, "training.steps=6")

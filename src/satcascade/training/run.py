@@ -100,7 +100,7 @@ def train(
             # A killed run may have saved the one stage and not the other, which then catches up.
             behind = min(trainer.step for trainer in trainers if not trainer.done)
             for trainer in trainers:
-                if trainer.step == behind:
+                if trainer.step == behind and not trainer.done:
                     trainer.advance()
             overdue = any(trainer.overdue for trainer in trainers)
             stop, save = any_of(accelerator, bool(stopped) or _over(deadline), overdue)
