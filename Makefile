@@ -1,6 +1,7 @@
-# make demo    a grid of nine pictures in demo/
-# make test    the test suite
-# make check   ruff and mypy
+# make demo       a grid of nine pictures in demo/
+# make test       the test suite
+# make test-slow  the tests that train for minutes, which it leaves out
+# make check      ruff and mypy
 #
 # All of them work in .venv, which they make with PYTHON (3.10 or newer) and the versions in constraints.txt.
 # On Linux, PyPI's torch brings several gigabytes of CUDA libraries: README.md, "Installing", says how to
@@ -16,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.t
 # None of this needs the hub, so none of it asks there.
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo test check constraints clean
+.PHONY: demo test test-slow check constraints clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
@@ -26,6 +27,9 @@ demo: $(VENV)/.core
 # One thread a process: the processes of pytest-xdist share the cores already.
 test: $(VENV)/.test
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.test
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

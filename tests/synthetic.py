@@ -19,17 +19,18 @@ CLASSES = {
 _PLACES = ("in the middle", "near a road", "seen from above", "under clear light", "without any people")
 
 
-def make_synthetic_rsicd(folder: Path, images: int = 40, size: int = 64) -> Path:
+def make_synthetic_rsicd(folder: Path, images: int = 40, size: int = 64, grain: float = 12) -> Path:
     """RSICD's layout: ``dataset_rsicd.json`` and ``RSICD_images/``; the folder is returned.
 
     Of ten images, eight are train, one val, one test; each has a label and five captions, of which two are
-    equal. File names carry their class, as RSICD's do.
+    equal. File names carry their class, as RSICD's do. ``grain`` is the deviation of the ground's noise, in
+    levels of 255.
     """
     folder = Path(folder)
     (folder / "RSICD_images").mkdir(parents=True)
     entries = []
     for row in synthetic_rows(images):
-        image = synthetic_image(row["label"], row["imgid"], size)
+        image = synthetic_image(row["label"], row["imgid"], size, grain)
         image.save(folder / "RSICD_images" / row["filename"], quality=90)
         sentences = [{"raw": text, "sentid": row["imgid"] * 5 + i} for i, text in enumerate(row["captions"])]
         entry = {key: row[key] for key in ("filename", "imgid", "split", "label")}
@@ -74,10 +75,10 @@ def synthetic_rows(images: int) -> list[dict[str, Any]]:
     return rows
 
 
-def synthetic_image(label: str, number: int, size: int) -> Image.Image:
+def synthetic_image(label: str, number: int, size: int, grain: float = 12) -> Image.Image:
     """One RGB image of a class, ``size`` pixels square; ``number`` varies it."""
     rng = np.random.default_rng(number)
-    ground = np.array(CLASSES[label][0]) + rng.normal(0, 12, (size, size, 1)) + rng.normal(0, 6, 3)
+    ground = np.array(CLASSES[label][0]) + rng.normal(0, grain, (size, size, 1)) + rng.normal(0, 6, 3)
     image = Image.fromarray(ground.clip(0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
     if label == "Pond":
