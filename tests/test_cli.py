@@ -350,6 +350,22 @@ def test_processes_of_one_command_make_the_single_run(run, long_run, tmp_path):
     assert said == ""
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_processes_of_one_command_end_with_it(long_run, tmp_path, number):
+    arguments, _ = long_run
+    out = tmp_path / "out"
+    process = start(*arguments, "--out", out, "--processes", "2", "-n", 2000)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("0*.png"))) < 4 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    left = sorted(out.iterdir())
+    time.sleep(2)
+    assert sorted(out.iterdir()) == left
+
+
 def test_processes_and_shards_do_not_go_together(run):
     result = run("sample", "a pond", "--processes", "2", "--shard", "1/2")
     assert result.status == 2

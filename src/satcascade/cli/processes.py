@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 
 def launched() -> bool:
@@ -24,7 +26,25 @@ def is_first() -> bool:
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
-    """Run a command in several processes and wait for them; the exit status, 0 if all of them did it."""
+    """Run a command in several processes and wait for them; the exit status, 0 if all of them did it.
+
+    SIGINT and SIGTERM end them all, each as it would end alone.
+    """
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     command = [*launcher, str(processes), "-m", "satcascade", *arguments]
-    return subprocess.run(command, check=False).returncode
+    # In a session of its own, where Ctrl-C reaches it once: by what is passed on here.
+    process = subprocess.Popen(command, start_new_session=True)
+    received: list[int] = []
+
+    def pass_on(number: int, _: Any) -> None:
+        if not received:
+            process.terminate()
+        received.append(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        status = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 + received[0] if received else status

@@ -26,7 +26,7 @@ from satcascade.training.checkpoints import CheckpointFolder, read_weights
 # The plain mean of all steps has 12^(-1/2); what is shorter than this hardly averages at all.
 SHORTEST, LONGEST = 0.01, 0.28
 # Of the profile asked for, the most that may be missing: the square of a relative distance.
-_TOLERANCE = 0.01
+_TOLERANCE = 0.001
 
 
 def exponent(length: float) -> float:
