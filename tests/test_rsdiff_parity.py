@@ -261,19 +261,62 @@ def test_a_whole_run_gives_the_recorded_images(run: RecordedRun):
     assert max(errors) < max(SAMPLING_TOLERANCE, 4 * moved)
 
 
+def as_of_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in ("_EXPLICIT_WEIGHTS", "_EXPLICIT_NORM", "_LARGE_IMAGE"):
+        monkeypatch.setattr(f"satcascade.models.rsdiff_unet.{limit}", 0)
+    monkeypatch.setattr("satcascade.models.cpu._SMALL_PRODUCT", 0)
+    # Pieces that do not divide the image, so that the last one is smaller.
+    monkeypatch.setattr("satcascade.models.cpu.PIECE", 3000)
+
+
 @torch.inference_mode()
 def test_the_faster_ways_of_large_images_compute_the_same(
     recorded: Recorded, monkeypatch: pytest.MonkeyPatch
 ):
     text = recorded.unet.encode_text(recorded.embeddings, recorded.mask)
     plain = recorded.predict(text)
-    for limit in ("_EXPLICIT_WEIGHTS", "_EXPLICIT_NORM", "_SMALL_PRODUCT"):
-        monkeypatch.setattr(f"satcascade.models.rsdiff_unet.{limit}", 0)
-    # Pieces that do not divide the image, so that the last one is smaller.
-    monkeypatch.setattr("satcascade.models.rsdiff_unet._PIECE", 3000)
+    as_of_large_images(monkeypatch)
     fast = recorded.predict(text)
     assert not torch.equal(fast, plain)
     assert error(fast, plain) < TOLERANCE
+
+
+def test_the_faster_ways_of_large_images_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch):
+    """Those of every parameter, written out there and left to autograd otherwise."""
+
+    def gradients(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        unet = make()
+        # Not as it starts: so that everything matters.
+        with torch.no_grad():
+            for parameter in unet.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=rng(parameter.numel())) * 0.05)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            predicted = predict(unet)
+            (predicted * torch.randn(predicted.shape, generator=rng(1))).sum().backward()
+        return predicted.detach(), {
+            name: parameter.grad for name, parameter in unet.named_parameters() if parameter.grad is not None
+        }
+
+    plain, expected = gradients()
+    rounded = gradients(torch.bfloat16)[1]
+    as_of_large_images(monkeypatch)
+    fast, found = gradients()
+    assert not torch.equal(fast, plain)
+    assert found.keys() == expected.keys()
+    whole = torch.cat([value.flatten() for value in expected.values()]).norm()
+    for name, value in expected.items():
+        assert float((found[name] - value).norm()) < 1e-4 * float(value.norm()) + 1e-6 * float(whole), name
+    # Under autocast they are as near to those of float32 as they were.
+    in_pieces = gradients(torch.bfloat16)[1]
+
+    def distance(ours: dict[str, torch.Tensor]) -> float:
+        return sum(float((ours[name] - value).square().sum()) for name, value in expected.items()) ** 0.5
+
+    assert distance(in_pieces) < 1.5 * distance(rounded)
+
+
+def rng(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def test_names_make_the_round_trip(recorded: Recorded):

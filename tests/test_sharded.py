@@ -45,7 +45,12 @@ def test_sharded_run_is_that_of_one_process(architecture, tiny_preset, prepared_
     settings = (*SETTINGS, *ARCHITECTURES[architecture])
     whole = run(tiny_preset, prepared_synthetic, tmp_path / "whole", *settings)
     out = tmp_path / "sharded"
-    sharded = (*settings, "training.fsdp=true", "training.accumulate=2")
+    sharded = (
+        *settings,
+        "training.fsdp=true",
+        "training.accumulate=2",
+        "training.activation_checkpointing=true",
+    )
     # Alone to the third step, sharded to the end: each reads what the other wrote.
     run(tiny_preset, prepared_synthetic, out, *settings, "training.steps=3")
     in_two_processes(tiny_preset, prepared_synthetic, out, *sharded)

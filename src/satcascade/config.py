@@ -223,6 +223,7 @@ class Training(_Section):
     keep_checkpoints: PositiveInt = 2
     checkpoint_minutes: PositiveFloat | None = None
     compile: bool = False
+    activation_checkpointing: bool = False
     fsdp: bool = False
     resident: bool | None = None
     validate_every: int = Field(0, ge=0)

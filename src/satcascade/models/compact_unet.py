@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from satcascade.diffusion import Prediction, alpha_sigma, low_res_estimate, moved, preconditioning
+from satcascade.models.checkpointing import CheckpointedBlock
 from satcascade.models.denoiser import TextCondition
 
 _FREQUENCIES = 64
@@ -54,7 +55,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
             prediction.
     """
 
-    _supports_gradient_checkpointing = False
+    _supports_gradient_checkpointing = True
     # What is gathered on one device at a time where weights are sharded.
     _no_split_modules = ("_Stage",)
 
@@ -241,7 +242,7 @@ class _NoiseLevel(nn.Module):
         return self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
 
 
-class _Stage(nn.Module):
+class _Stage(CheckpointedBlock):
     """One ResNet block, with the skip it takes in first and the attention that may follow."""
 
     def __init__(

@@ -21,6 +21,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from satcascade.models import cpu
+from satcascade.models.checkpointing import CheckpointedBlock
 from satcascade.models.denoiser import TextCondition
 
 # Queries and keys have unit length, so that their product is a cosine; this is what softmax sees of it.
@@ -33,10 +35,8 @@ _SKIP_SCALE = 2**-0.5
 _EXPLICIT_WEIGHTS = 2**20
 # Numbers up to which a layer normalisation is written out.
 _EXPLICIT_NORM = 2**18
-# Multiplications up to which a linear map is left to PyTorch's default.
-_SMALL_PRODUCT = 2**26
-# Numbers in a piece of an image or of attention weights that a CPU works on at a time: its caches hold it.
-_PIECE = 2**21
+# Numbers in the first layer's image, from which a network works in pieces.
+_LARGE_IMAGE = 2**20
 
 _T = TypeVar("_T")
 
@@ -79,7 +79,7 @@ class RSDiffUNet(ModelMixin, ConfigMixin):
         prediction_type: what it predicts, ``epsilon`` or ``v_prediction``.
     """
 
-    _supports_gradient_checkpointing = False
+    _supports_gradient_checkpointing = True
     # What is gathered on one device at a time where weights are sharded.
     _no_split_modules = ("_ResNetBlock", "_TransformerBlock")
 
@@ -244,10 +244,11 @@ class RSDiffUNet(ModelMixin, ConfigMixin):
         dtype = self.out.weight.dtype
         x = sample.to(dtype)
         # By the image, not the batch: the same way whatever an image is batched with.
-        large = x[0, 0].numel() * self.config.width >= _PIECE // 2
+        large = x[0, 0].numel() * self.config.width >= _LARGE_IMAGE
         # Small images on a CPU keep the usual format: other formats are other kernels, which round otherwise.
         layout = torch.channels_last if large or x.device.type != "cpu" else torch.contiguous_format
-        scratch = _Scratch() if large and _on_cpu_without_gradients(x) else None
+        in_pieces = large and cpu.pays(x)
+        scratch = _Scratch() if in_pieces and not torch.is_grad_enabled() else None
         vector, tokens = self.noise_level(log_snr)
         if low_res is not None:
             assert self.low_res_level is not None
@@ -260,9 +261,9 @@ class RSDiffUNet(ModelMixin, ConfigMixin):
         tokens = self.token_norm(tokens)
         tokens = torch.cat([tokens, text.tokens.to(tokens.dtype)], dim=1)
 
-        condition = _Condition(vector, tokens, scratch, layout)
+        condition = _Condition(vector, tokens, in_pieces, scratch, layout)
 
-        x = self.stem(x.contiguous(memory_format=layout))
+        x = self.stem(x, layout)
         skips: list[Tensor] = []
         for layer in self.down:
             x = layer.descend(x, condition, skips)
@@ -276,31 +277,21 @@ class RSDiffUNet(ModelMixin, ConfigMixin):
         return self.out(x).float()
 
 
-def _on_cpu_without_gradients(x: Tensor) -> bool:
-    """Whether memory may be reused, in pieces that fit a CPU's caches: neither autograd nor a GPU gains."""
-    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.linear``, in float32 on a CPU by oneDNN where it is large.
-
-    PyTorch takes another library for it, which on AMD's processors is 2.4 times slower.
-    """
-    if (
-        x.dtype is weight.dtype is torch.float32
-        and x.numel() * len(weight) > _SMALL_PRODUCT
-        and _on_cpu_without_gradients(x)
-        and not torch.is_autocast_enabled("cpu")
-        # A private operator, the one that torch.compile calls.
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    ):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
-
-
 class _Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
-        return _product(x, self.weight, self.bias)
+        return cpu.linear(x, self.weight, self.bias)
+
+
+class _PointConv(nn.Conv2d):
+    """A convolution of single pixels."""
+
+    def __init__(self, width_in: int, width: int):
+        super().__init__(width_in, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (cpu.pays(x) and x.is_contiguous(memory_format=torch.channels_last)):
+            return super().forward(x)
+        return _image(cpu.linear(_positions(x), self.weight.flatten(1), self.bias), x)
 
 
 @dataclass(frozen=True)
@@ -310,12 +301,14 @@ class _Condition:
     Attributes:
         vector: (B, vector_dim) noise level and caption, through the nonlinearity that all blocks start with.
         tokens: (B, M, cond_dim) condition tokens.
-        scratch: memory that blocks may share; None where results must stay (autograd) or it does not pay.
+        in_pieces: whether images are so large that a CPU works on pieces of them.
+        scratch: memory that blocks may share then; None where results must stay for the backward pass.
         layout: memory format of images between layers.
     """
 
     vector: Tensor
     tokens: Tensor
+    in_pieces: bool
     scratch: _Scratch | None
     layout: torch.memory_format
 
@@ -546,8 +539,8 @@ def _cosine_attention(query: Tensor, source: Tensor, query_scale: Tensor, key_sc
         for part, scale in ((query, query_scale), (key, key_scale))
     )
     small = query[0, ..., 0].numel() * key.shape[1] <= _EXPLICIT_WEIGHTS
-    if key.shape[2] == 1 and not small and _on_cpu_without_gradients(query):
-        return _attend_in_pieces(query, key[:, :, 0], value[:, :, 0])
+    if key.shape[2] == 1 and not small and cpu.pays(query):
+        return cpu.attention(query, key[:, :, 0], value[:, :, 0], _COSINE_SCALE).flatten(2)
     if value.dtype is torch.float32 and small:
         # One large product where the heads share their keys.
         shared = key.shape[2] == 1
@@ -561,23 +554,6 @@ def _cosine_attention(query: Tensor, source: Tensor, query_scale: Tensor, key_sc
     return found.transpose(1, 2).flatten(2)
 
 
-def _attend_in_pieces(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Queries (B, N, H, D) attend to keys and values (B, M, D) that all H share; returns (B, N, H D).
-
-    As large products of matrices this takes a fifth of the time of the fused kernel in bfloat16.
-    """
-    found = torch.empty_like(query)
-    rows = max(1, _PIECE // key.shape[1])
-    # A power of 2, hence exact.
-    key = key * _COSINE_SCALE
-    for queries, keys, values, out in zip(
-        query.flatten(1, 2), key, value.transpose(1, 2).contiguous(), found.flatten(1, 2), strict=True
-    ):
-        for some, put in zip(queries.split(rows), out.split(rows), strict=True):
-            put.copy_(_product(_product(some, keys).softmax(dim=-1), values))
-    return found.flatten(2)
-
-
 def _feed_forward(width: int, multiplier: float) -> nn.Sequential:
     inner = int(width * multiplier)
     return nn.Sequential(
@@ -589,7 +565,7 @@ def _feed_forward(width: int, multiplier: float) -> nn.Sequential:
     )
 
 
-class _TransformerBlock(nn.Module):
+class _TransformerBlock(CheckpointedBlock):
     """Self-attention and a feed-forward network on positions (B, N, C)."""
 
     def __init__(self, width: int, heads: int, head_dim: int, ff_mult: float, cond_dim: int | None):
@@ -626,7 +602,7 @@ class _ChannelNorm(nn.Module):
         x: (B, C, H, W).
         scale: (B, C) further gain, where there is one.
         shift: (B, C), added before SiLU.
-        scratch: where the result may be put.
+        condition: whether to work in pieces, and where to put the result.
     """
 
     def __init__(self, width: int):
@@ -636,37 +612,21 @@ class _ChannelNorm(nn.Module):
     def forward(
         self,
         x: Tensor,
-        scratch: _Scratch | None,
+        condition: _Condition,
         scale: Tensor | None = None,
         shift: Tensor | None = None,
     ) -> Tensor:
-        if scratch is not None:
-            return self._in_pieces(x, scratch.image("normalised", x, x.shape[1]), scale, shift)
+        if condition.in_pieces:
+            scratch = condition.scratch
+            out = None if scratch is None else _positions(scratch.image("normalised", x, x.shape[1]))
+            gain = (self.gain.flatten() * math.sqrt(x.shape[1])).expand(len(x), -1)
+            gain = gain if scale is None else gain * scale
+            return _image(cpu.normalize_silu(_positions(x), gain, shift, out), x)
         length = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
         x = x / length.clamp(min=1e-12).to(x.dtype) * math.sqrt(x.shape[1]) * self.gain.to(x.dtype)
         if scale is not None and shift is not None:
             x = x * scale[:, :, None, None] + shift[:, :, None, None]
         return F.silu(x)
-
-    def _in_pieces(self, x: Tensor, out: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
-        """The same in float32 whatever the image's dtype, a piece of it at a time."""
-        gain = self.gain.float().flatten() * math.sqrt(x.shape[1])
-        rows = max(1, _PIECE // 4 // x.shape[1])
-        for index, (image, target) in enumerate(zip(_positions(x), _positions(out), strict=True)):
-            image_gain = gain if scale is None else gain * scale[index].float()
-            for piece, put in zip(image.split(rows), target.split(rows), strict=True):
-                piece = piece.float()
-                length = torch.linalg.vector_norm(piece, dim=1, keepdim=True).clamp_(min=1e-12)
-                result = put if put.dtype is torch.float32 else piece
-                torch.div(piece, length, out=result)
-                if shift is None:
-                    result.mul_(image_gain)
-                else:
-                    torch.addcmul(shift[index].float(), result, image_gain, out=result)
-                F.silu(result, inplace=True)
-                if result is not put:
-                    put.copy_(result)
-        return out
 
 
 class _Gate(nn.Module):
@@ -675,7 +635,7 @@ class _Gate(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         inner = max(3, width // 2)
-        self.score = nn.Conv2d(width, 1, 1)
+        self.score = _PointConv(width, 1)
         self.layers = nn.Sequential(
             nn.Conv2d(width, inner, 1), nn.SiLU(), nn.Conv2d(inner, width, 1), nn.Sigmoid()
         )
@@ -687,7 +647,7 @@ class _Gate(nn.Module):
         return self.layers(average.reshape(*average.shape, 1))
 
 
-class _ResNetBlock(nn.Module):
+class _ResNetBlock(CheckpointedBlock):
     """norm, SiLU, 3x3; cross-attention; norm, scale and shift, SiLU, 3x3; gate; plus the input."""
 
     def __init__(
@@ -706,17 +666,17 @@ class _ResNetBlock(nn.Module):
         self.modulate = _Linear(vector_dim, 2 * width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         self.gate = _Gate(width) if gated else None
-        self.shortcut = nn.Conv2d(width_in, width, 1) if width_in != width else nn.Identity()
+        self.shortcut = _PointConv(width_in, width) if width_in != width else nn.Identity()
 
     def forward(self, x: Tensor, condition: _Condition) -> Tensor:
         scratch = condition.scratch
-        h = self.conv1(self.norm1(x, scratch))
+        h = self.conv1(self.norm1(x, condition))
         if self.cross_attention is not None:
             positions = _positions(h).contiguous()
             # In this order, for the sum has the memory format of its first term.
             h = _image(self.cross_attention(positions, condition.tokens) + positions, h)
         scale, shift = self.modulate(condition.vector).chunk(2, dim=1)
-        h = self.conv2(self.norm2(h, scratch, scale + 1, shift))
+        h = self.conv2(self.norm2(h, condition, scale + 1, shift))
         shortcut = self.shortcut(x)
         if scratch is None:
             return (h if self.gate is None else h * self.gate(h)) + shortcut
@@ -779,13 +739,22 @@ class _Stem(nn.Module):
         super().__init__()
         widths = [width // 2**power for power in range(1, len(kernels))]
         widths.append(width - sum(widths))
-        self.convs = nn.ModuleList(
+        # Any: a ModuleList does not know what is in it.
+        self.convs: Any = nn.ModuleList(
             nn.Conv2d(channels, part, kernel, padding=kernel // 2)
             for part, kernel in zip(widths, sorted(kernels), strict=True)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([conv(x) for conv in self.convs], dim=1)
+    def forward(self, x: Tensor, layout: torch.memory_format) -> Tensor:
+        if x.device.type != "cpu" or not torch.is_grad_enabled():
+            x = x.contiguous(memory_format=layout)
+            return torch.cat([conv(x) for conv in self.convs], dim=1)
+        # With channels last, the gradient of a kernel of 15 takes a CPU 70 times as long.
+        found = [
+            F.conv2d(x.contiguous(), conv.weight.contiguous(), conv.bias, padding=conv.padding)
+            for conv in self.convs
+        ]
+        return torch.cat(found, dim=1).contiguous(memory_format=layout)
 
 
 class _Shrink(nn.Module):
@@ -793,7 +762,7 @@ class _Shrink(nn.Module):
 
     def __init__(self, width_in: int, width: int):
         super().__init__()
-        self.conv = nn.Conv2d(4 * width_in, width, 1)
+        self.conv = _PointConv(4 * width_in, width)
 
     def forward(self, x: Tensor, layout: torch.memory_format) -> Tensor:
         return self.conv(F.pixel_unshuffle(x, 2).contiguous(memory_format=layout))
@@ -805,7 +774,7 @@ class _WidenInPlace(nn.Module):
     def __init__(self, width_in: int, width: int):
         super().__init__()
         self.area = nn.Conv2d(width_in, width, 3, padding=1)
-        self.point = nn.Conv2d(width_in, width, 1)
+        self.point = _PointConv(width_in, width)
 
     def forward(self, x: Tensor, _: torch.memory_format) -> Tensor:
         return self.area(x) + self.point(x)
@@ -816,7 +785,7 @@ class _Grow(nn.Module):
 
     def __init__(self, width_in: int, width: int):
         super().__init__()
-        self.conv = nn.Conv2d(width_in, 4 * width, 1)
+        self.conv = _PointConv(width_in, 4 * width)
         # The four pixels that come of one start out equal (Aitken et al. 2017): no checkerboard to unlearn.
         with torch.no_grad():
             weight, bias = self.conv.parameters()

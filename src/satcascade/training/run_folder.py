@@ -38,6 +38,7 @@ _FREE = (
     "sample_every",
     "keep_checkpoints",
     "checkpoint_minutes",
+    "activation_checkpointing",
     "compile",
     "fsdp",
     "resident",

@@ -106,6 +106,8 @@ class StageTrainer:
             model.load_state_dict(initial_weights(init_from, stage, model))
         if accelerator.is_main_process:
             open_run(out, stage, settings, data.split, data.dataset, init_from)
+        if self.training.activation_checkpointing:
+            model.enable_gradient_checkpointing()
         self._sharded = sharded = self.training.fsdp and accelerator.num_processes > 1
         # FSDP wants parameters contiguous.
         layout = torch.contiguous_format if sharded else torch.channels_last
@@ -235,8 +237,12 @@ class StageTrainer:
         parts = batch.parts(training.accumulate)
         for part in parts:
             # Processes exchange gradients once a step.
-            with exchanged(self._loss, accelerator, now=part is parts[-1]):
-                with accelerator.autocast(), _attention(accelerator.device):
+            # The kernel of attention is that of the backward pass too, where activations are computed again.
+            with (
+                exchanged(self._loss, accelerator, now=part is parts[-1]),
+                _attention(accelerator.device),
+            ):
+                with accelerator.autocast():
                     loss = self._loss(part).mean() * (len(part) * processes / images)
                 accelerator.backward(loss)
             total += loss.detach()
