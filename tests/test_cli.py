@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +40,17 @@ def run(capsys):
     return run
 
 
-def start(*arguments: object) -> subprocess.Popen:
+def start(*arguments: object, command: Sequence[str] = COMMAND) -> subprocess.Popen:
     # As many threads as this process has: they decide in which order sums are taken.
     import torch
 
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [*COMMAND, *map(str, arguments)]
     return subprocess.Popen(
-        command, env=os.environ | threads, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *map(str, arguments)],
+        env=os.environ | threads,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -366,10 +370,27 @@ def test_processes_of_one_command_end_with_it(long_run, tmp_path, number):
     assert sorted(out.iterdir()) == left
 
 
-def test_processes_and_shards_do_not_go_together(run):
+def test_torchrun_shares_the_images_out_too(long_run, tmp_path):
+    arguments, uninterrupted = long_run
+    out = tmp_path / "out"
+    arguments = [argument for argument in arguments if argument != "--quiet"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = start(*arguments, "--out", out, command=[*torchrun, "-m", "satcascade"])
+    said, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    # The first speaks, of its own part.
+    assert re.fullmatch(rf"12 images in {re.escape(str(out))} \(.*\n", said)
+    assert (out / "manifest.jsonl").read_bytes() == (uninterrupted / "manifest.jsonl").read_bytes()
+
+
+def test_processes_and_shards_do_not_go_together(run, monkeypatch):
     result = run("sample", "a pond", "--processes", "2", "--shard", "1/2")
     assert result.status == 2
     assert result.err == "error: --processes shares the images out itself: leave --shard out\n"
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    result = run("sample", "a pond", "--shard", "1/2")
+    assert result.err == "error: torchrun shares the images out itself: leave --shard out\n"
 
 
 # The other commands

@@ -73,7 +73,7 @@ TRAINING = {
 # By architecture: network, and steps of either stage.
 FAMILIES: dict[str, tuple[dict[str, Any], int, int]] = {
     "compact": (COMPACT, 1000, 1500),
-    "rsdiff": (RSDIFF, 600, 1000),
+    "rsdiff": (RSDIFF, 1000, 1500),
 }
 
 

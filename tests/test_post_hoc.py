@@ -60,8 +60,17 @@ def test_other_lengths_are_found_again(length, steps):
         [exponent(each) for each, _ in taken], [at for _, at in taken], exponent(length), steps
     )
     assert missed < 0.01
-    assert factors.sum() == pytest.approx(1, abs=0.02)
+    assert factors.sum() == pytest.approx(1, abs=1e-9)
     assert factors @ found == pytest.approx(profile(length, steps) @ trajectory, abs=0.1)
+
+
+def test_factors_do_not_blow_up_the_rounding_of_snapshots():
+    taken = [(each, at) for at in range(1, 65) for each in (0.05, 0.1, 0.2)]
+    factors, missed = weights_of(
+        [exponent(each) for each, _ in taken], [at for _, at in taken], exponent(0.02), 64
+    )
+    assert missed < 0.001
+    assert np.abs(factors).sum() < 50
 
 
 def test_what_snapshots_cannot_make_is_measured():

@@ -89,7 +89,8 @@ def sweep(
         str | None, typer.Option(metavar="A,B", help="Samplers of both stages to try, as of sample.")
     ] = None,
     checkpoint: Annotated[
-        str | None, typer.Option(metavar="A,B", help="To try: models, RUN@STEP, RUN@best, or RUN for all.")
+        str | None,
+        typer.Option(metavar="A,B", help="To try: models, RUN for all, RUN@STEP[:LENGTH], RUN@best."),
     ] = None,
     model: Annotated[
         str, typer.Option(metavar="NAME|DIR", help="The model, or the rest of it where runs are tried.")

@@ -81,8 +81,9 @@ def sample(
     if draw is not None and data is None:
         raise UsageError("--draw draws rows of a prepared set: give one with --data DIR")
     part = Shard.parse(shard)
-    if part.count > 1 and processes > 1:
-        raise UsageError("--processes shares the images out itself: leave --shard out")
+    if part.count > 1 and (processes > 1 or launched()):
+        who = "--processes" if processes > 1 else "torchrun"
+        raise UsageError(f"{who} shares the images out itself: leave --shard out")
     check_model_name(model)
     _check_out(out)
 
@@ -95,7 +96,7 @@ def sample(
             folder, seconds = out or Path("samples") / name, time.monotonic() - began
             print(f"{len(chosen) * number} images in {folder} ({seconds:.1f} s, {processes} processes)")
         return
-    if launched() and part.count == 1:
+    if launched():
         rank, world, local = place()
         part, quiet = Shard(rank + 1, world), quiet or rank > 0
         device = f"cuda:{local}" if device in ("auto", "cuda") and _has_gpus() else device
@@ -120,7 +121,7 @@ def sample(
     pipeline = load_pipeline(model, device=device, precision=precision.value, scheduler=scheduler)
     report = generate(pipeline, request, progress=not quiet)
     # Of several processes the one that started them tells what all have made.
-    if not quiet and not launched():
+    if not quiet and processes == 1:
         state = "" if report.complete else f"; {report.total} in the whole run, not all there yet"
         kept = f", {report.kept} were there" if report.kept else ""
         print(f"{report.made} images in {report.out} ({report.seconds:.1f} s{kept}){state}")

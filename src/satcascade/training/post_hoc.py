@@ -27,6 +27,8 @@ from satcascade.training.checkpoints import CheckpointFolder, read_weights
 SHORTEST, LONGEST = 0.01, 0.28
 # Of the profile asked for, the most that may be missing: the square of a relative distance.
 _TOLERANCE = 0.001
+# Price of the factors' squares beside that: snapshots are in float16, whose rounding large factors blow up.
+_RIDGE = 1e-7
 
 
 def exponent(length: float) -> float:
@@ -57,7 +59,8 @@ def weights_of(
         last: the step it ends with.
 
     Returns:
-        N factors, and how much of the profile asked for they miss: the square of the distance, relative.
+        N factors, of which the sum is 1, and how much of the profile asked for they miss: the square of the
+        distance, relative.
     """
     g, t = np.array([*exponents, wanted]), np.array([*steps, last], dtype=np.float64)
     # Inner products of profiles (g + 1) x^g / t^(g + 1) on [0, t], with scale-free powers.
@@ -72,10 +75,12 @@ def weights_of(
         * shorter
         / (t[:, None] * t[None, :])
     )
-    gram, right = products[:-1, :-1], products[:-1, -1]
-    factors = np.linalg.lstsq(gram, right, rcond=1e-12)[0]
-    missed = products[-1, -1] - 2 * factors @ right + factors @ gram @ factors
-    return factors, max(float(missed / products[-1, -1]), 0.0)
+    gram, right = products[:-1, :-1] / products[-1, -1], products[:-1, -1] / products[-1, -1]
+    # With a Lagrange multiplier, so that weights that do not change come out as they are.
+    ones = np.ones((len(right), 1))
+    system = np.block([[gram + _RIDGE * np.eye(len(right)), ones], [ones.T, np.zeros((1, 1))]])
+    factors = np.linalg.solve(system, np.append(right, 1.0))[:-1]
+    return factors, max(float(1 - 2 * factors @ right + factors @ gram @ factors), 0.0)
 
 
 def averaged(run: Path, length: float, step: int | None = None) -> dict[str, Tensor]:
