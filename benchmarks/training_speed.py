@@ -4,13 +4,15 @@
 
 Each row is a run of the trainer itself, with everything that a step does; checkpoints, sample grids and the
 first steps (compiling, first allocations) are not counted. "s of CPU" is what the process computed in a step,
-"data alone" a batch that nothing overlaps, "waiting" the share of the time in which a step had no batch yet.
+"data alone" a batch that nothing overlaps, "waiting" the share of the time in which a step had no batch yet;
+"peak GiB" is the GPU's memory, or all that the process has held so far (so one row a process, on a CPU).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import resource
 import tempfile
 import time
 from pathlib import Path
@@ -70,7 +72,10 @@ def measure(
         for step in range(5):
             source(step)
         alone = (now() - began) / 5
-    peak = f"{torch.cuda.max_memory_allocated() / 2**30:.1f}" if device == "cuda" else ""
+    if device == "cuda":
+        peak = torch.cuda.max_memory_allocated() / 2**30
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return [
         stage,
         str(training.compile).lower(),
@@ -81,7 +86,7 @@ def measure(
         f"{used / steps:.3f}",
         f"{alone:.4f}",
         f"{waited / elapsed:.1%}",
-        peak,
+        f"{peak:.1f}",
     ]
 
 
