@@ -223,6 +223,22 @@ def test_a_run_starts_from_a_saved_cascade_or_from_runs(tiny_rsdiff_preset, prep
     assert not (tmp_path / "x").exists()
 
 
+def test_weights_of_another_prediction_are_no_start(tiny_preset, prepared_synthetic, tmp_path):
+    run(tiny_preset, prepared_synthetic, tmp_path / "v", "training.steps=1")
+    with pytest.raises(UsageError, match=r"another prediction_type \(v_prediction, here epsilon\): set base"):
+        train(
+            ["base"],
+            preset=tiny_preset,
+            data=prepared_synthetic.path,
+            out=tmp_path / "epsilon",
+            overrides=["model.prediction_type=epsilon"],
+            init_from=tmp_path / "v",
+            device="cpu",
+            quiet=True,
+        )
+    assert not (tmp_path / "epsilon").exists()
+
+
 def test_rsdiffs_training_batches_are_drawn_as_specified(tiny_rsdiff_preset, prepared_synthetic):
     training = load_preset(tiny_rsdiff_preset).sr.training.model_copy(update={"batch_size": 64})
     source = BatchSource(on_cpu(prepared_synthetic), training, 32, "nearest")

@@ -48,6 +48,8 @@ _FREE = (
     "patience",
     "milestone_epochs",
 )
+# Settings of a network under which the same weights mean something else.
+_MEANINGS = ("prediction_type", "preconditioned")
 _PACKAGES = ("satcascade", "torch", "diffusers", "transformers", "accelerate")
 
 
@@ -276,6 +278,15 @@ def initial_weights(origin: Path | str, stage: StageName, model: nn.Module) -> d
             raise UsageError(
                 f"the {stage} network of {origin} is another one ({name} is {theirs}, here {ours}): "
                 "choose the preset and model settings that it was made with"
+            )
+    # Any: what a diffusers model's config is, no type says.
+    networks: tuple[Any, Any] = (network, model)
+    for key in _MEANINGS:
+        theirs, ours = (each.config.get(key) for each in networks)
+        if theirs != ours:
+            raise UsageError(
+                f"the {stage} network of {origin} has another {key} ({theirs}, here {ours}): set "
+                f"{stage}.model.{key} to what it was trained with"
             )
     return weights
 
