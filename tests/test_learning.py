@@ -99,8 +99,9 @@ def write_preset(path: Path, architecture: str, prediction_type: str) -> str:
             "training": TRAINING | steps(sr_steps) | fine,
         },
         "sampling": {
+            # With fresh noise at each step, which corrects what epsilon gets wrong where there is most noise.
             "base": {"scheduler": "dpm++sde", "steps": 20},
-            "sr": {"scheduler": "dpm++", "steps": 16, "schedule": {"shift": 3.0}},
+            "sr": {"scheduler": "dpm++sde", "steps": 40, "schedule": {"low": -7.0}},
             "low_res_log_snr": 5.0,
         },
     }
