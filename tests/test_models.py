@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from satcascade.diffusion import alpha_sigma, low_res_estimate, to_x0
+from satcascade.models import cpu
 from satcascade.models.compact_unet import CompactUNet
 from satcascade.models.denoiser import TextCondition, resize_low_res
 from satcascade.text import TextEmbeddings
@@ -291,3 +292,23 @@ def test_residual_training_has_unit_targets():
             )
             with torch.no_grad():
                 assert float(DenoisingLoss(model, "edm")(batch).mean()) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_with_a_mask_is_pytorchs_and_has_its_gradients(dtype):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 3, 16, 8), (2, 3, 20, 8), (2, 3, 20, 8)]
+    values = [torch.randn(shape, generator=generator) for shape in shapes]
+    mask = (torch.rand(2, 1, 1, 20, generator=generator) < 0.6).index_fill(3, torch.tensor([0]), True)
+    ours = [value.to(dtype, copy=True).requires_grad_() for value in values]
+    exact = [value.double().requires_grad_() for value in values]
+    direction = torch.randn(shapes[0], generator=generator)
+    found = cpu.masked_attention(*ours, mask)
+    (found * direction).sum().backward()
+    wanted = torch.nn.functional.scaled_dot_product_attention(*exact, mask)
+    (wanted * direction).sum().backward()
+    tolerance = 1e-5 if dtype is torch.float32 else 0.03
+    assert found.dtype is dtype
+    torch.testing.assert_close(found.double(), wanted, atol=tolerance, rtol=tolerance)
+    for mine, theirs in zip(ours, exact, strict=True):
+        torch.testing.assert_close(mine.grad.double(), theirs.grad, atol=tolerance, rtol=tolerance)

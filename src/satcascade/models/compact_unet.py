@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from satcascade.diffusion import Prediction, alpha_sigma, low_res_estimate, moved, preconditioning
+from satcascade.models import cpu
 from satcascade.models.checkpointing import CheckpointedBlock
 from satcascade.models.denoiser import TextCondition
 
@@ -324,7 +325,7 @@ class _Attention(nn.Module):
         query = self._split(self.query(positions))
         key, value = (self._split(part) for part in source.chunk(2, dim=-1))
         query, key = (F.rms_norm(part, (self.head_dim,)) for part in (query, key))
-        found = F.scaled_dot_product_attention(query, key.to(query.dtype), value, mask[:, None, None, :])
+        found = cpu.masked_attention(query, key.to(query.dtype), value, mask[:, None, None, :])
         found = self.out(found.transpose(1, 2).flatten(2))
         return x + found.reshape(batch, height, columns, width).permute(0, 3, 1, 2)
 
