@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from satcascade import checkpoints, cli, released
+from satcascade.cache import cache_folder
 from satcascade.checkpoints import convert, export
 from satcascade.config import load_preset
 from satcascade.errors import SatcascadeError, UsageError
@@ -649,4 +650,4 @@ def test_the_cache_follows_the_hub_client(monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.delenv("SATCASCADE_CACHE", raising=False)
-    assert released.cache_folder() == Path(constants.HF_HOME) / "satcascade"
+    assert cache_folder() == Path(constants.HF_HOME) / "satcascade"

@@ -15,7 +15,8 @@ from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.evaluation import inception
 from satcascade.evaluation.bundle import RealImages
-from satcascade.evaluation.features import FeatureNetwork, features_path, load_features, real_features
+from satcascade.evaluation.feature_network import FeatureNetwork
+from satcascade.evaluation.features import features_path, load_features, real_features
 from synthetic import synthetic_image
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from satcascade.errors import UsageError
-from satcascade.evaluation.features import FeatureNetwork, load_features
+from satcascade.evaluation.feature_network import FeatureNetwork
+from satcascade.evaluation.features import load_features
 from satcascade.evaluation.memorisation import (
     SYMMETRIES,
     Memorisation,

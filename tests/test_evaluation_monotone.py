@@ -15,7 +15,8 @@ from torch import Tensor
 
 from satcascade.evaluation.clip import clip_score
 from satcascade.evaluation.distances import frechet, kernel_distance
-from satcascade.evaluation.features import FeatureNetwork, load_features
+from satcascade.evaluation.feature_network import FeatureNetwork
+from satcascade.evaluation.features import load_features
 from satcascade.evaluation.manifold import ManifoldScores, manifold_scores
 from satcascade.evaluation.probe import LabelledFeatures, class_names, label_numbers
 from satcascade.evaluation.scene import scene_accuracy

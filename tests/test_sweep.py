@@ -17,7 +17,7 @@ from satcascade import cli
 from satcascade.data.preparation import prepare
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.evaluation import run as evaluation
-from satcascade.evaluation.features import FeatureNetwork
+from satcascade.evaluation.feature_network import FeatureNetwork
 from satcascade.evaluation.figures import sweep_figures
 from satcascade.evaluation.report_data import Sweep
 from satcascade.sweep import SweepRequest, sweep

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from satcascade.data.prepared import PreparedDataset
-from satcascade.errors import UsageError
-from satcascade.model_files import one_line
+from satcascade.errors import UsageError, one_line
 from satcascade.pipeline import CascadePipeline
 from satcascade.text import TextEmbeddings, check_captions, pad_embeddings
 

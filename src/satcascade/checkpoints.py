@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from satcascade.assembly import build_pipeline
 from satcascade.config import Preset, RSDiffModel, StageName, load_preset, preset_names
-from satcascade.errors import SatcascadeError, UsageError
+from satcascade.errors import SatcascadeError, UsageError, one_line
 from satcascade.files import check_space, written_whole
-from satcascade.model_files import one_line
 from satcascade.models.factory import build_model, model_arguments
 from satcascade.models.rsdiff_names import from_imagen_names, imagen_names, to_imagen_names
 from satcascade.models.rsdiff_unet import RSDiffUNet

@@ -41,10 +41,9 @@ from rich.progress import (
 )
 
 from satcascade.captions import CaptionEmbeddings, Captions, slug
-from satcascade.errors import SatcascadeError, UsageError
+from satcascade.errors import SatcascadeError, UsageError, one_line
 from satcascade.files import written_whole
 from satcascade.locks import held, waited_for
-from satcascade.model_files import one_line
 from satcascade.pipeline import CascadePipeline
 from satcascade.seeds import derived_seed
 from satcascade.sharding import Shard

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from satcascade.errors import SatcascadeError
+from satcascade.errors import SatcascadeError, one_line
 from satcascade.model_names import BUILTIN_NAMES, RELEASED_NAME, check_model_name
 
 if TYPE_CHECKING:
@@ -121,8 +121,3 @@ def check_fit(folder: Path, network: torch.nn.Module) -> None:
                 f"weights in {folder} do not fit its config.json ({name} is {found}, expected: {needed}): "
                 "copy or download the model again"
             )
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, short and in one line."""
-    return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__

@@ -25,9 +25,9 @@ from torch import Tensor
 import satcascade.models.compact_unet  # noqa: F401
 from satcascade.devices import pick_device
 from satcascade.diffusion import add_noise, dynamic_threshold, from_x0, guide, to_x0
-from satcascade.errors import SatcascadeError, UsageError
+from satcascade.errors import SatcascadeError, UsageError, one_line
 from satcascade.files import folder_written_whole, sha256_of_file
-from satcascade.model_files import check_fit, check_weights, model_folder, one_line, weight_files
+from satcascade.model_files import check_fit, check_weights, model_folder, weight_files
 from satcascade.model_names import BUILTIN_NAMES
 from satcascade.models.denoiser import TextCondition, resize_low_res
 from satcascade.models.rsdiff_unet import RSDiffUNet

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from satcascade.errors import SatcascadeError
+from satcascade.cache import cache_folder
+from satcascade.errors import SatcascadeError, one_line
 from satcascade.files import check_space, full_disk_refused, sha256_of_file
 from satcascade.locks import waited_for
-from satcascade.model_files import MODEL_INDEX, one_line
+from satcascade.model_files import MODEL_INDEX
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,6 @@ RSDIFF = Release(
     sha256="1c7721d5c32bd2fdebd938302435269b9a4f5ddb3691ec8f5226c11d110b09a1",
     preset="rsdiff1.5",
 )
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: ``SATCASCADE_CACHE``, or ``satcascade`` in the hub client's home."""
-    chosen = os.environ.get("SATCASCADE_CACHE")
-    if chosen:
-        return Path(chosen)
-    from huggingface_hub.constants import HF_HOME
-
-    return Path(HF_HOME) / "satcascade"
 
 
 def released_model(release: Release, **hub: Any) -> Path:

@@ -25,7 +25,7 @@ from typing import Any
 
 from satcascade.captions import Captions
 from satcascade.data.prepared import PreparedDataset
-from satcascade.errors import SatcascadeError, UsageError
+from satcascade.errors import SatcascadeError, UsageError, one_line
 from satcascade.evaluation.clip import DEFAULT_CLIP
 from satcascade.evaluation.distances import FRECHET_IMAGES, KERNEL_IMAGES
 from satcascade.evaluation.features import EFFICIENTNET, INCEPTIONS
@@ -38,7 +38,6 @@ from satcascade.evaluation.run import EvaluationRequest, RealSide, evaluate
 from satcascade.files import written_whole
 from satcascade.generation import GenerationRequest, generate
 from satcascade.locks import held
-from satcascade.model_files import one_line
 from satcascade.model_names import check_model_name
 from satcascade.pipeline import CascadePipeline, load_pipeline
 from satcascade.schedulers import solver_name, swap_scheduler

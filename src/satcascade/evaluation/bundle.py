@@ -15,9 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 from satcascade.captions import Captions
 from satcascade.data.prepared import PreparedDataset
-from satcascade.errors import SatcascadeError
+from satcascade.errors import SatcascadeError, one_line
 from satcascade.generation import CAPTIONS, MANIFEST
-from satcascade.model_files import one_line
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 _IMAGES_AT_ONCE = 256

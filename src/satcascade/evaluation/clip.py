@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from satcascade.errors import SatcascadeError, UsageError
-from satcascade.evaluation.features import CLIP_PREFIX, FeatureNetwork, weights_fingerprint
-from satcascade.model_files import one_line
+from satcascade.errors import SatcascadeError, UsageError, one_line
+from satcascade.evaluation.feature_network import FeatureNetwork, weights_fingerprint
 
+CLIP_PREFIX = "clip-image:"
 DEFAULT_CLIP = "openai/clip-vit-base-patch32"
 # Of RSDiff's published baseline.
 SHUFFLE_SEED = 17

@@ -15,77 +15,25 @@ different networks do not compare.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from satcascade.data.prepared import PreparedDataset
-from satcascade.errors import SatcascadeError, UsageError
+from satcascade.errors import SatcascadeError, UsageError, one_line
 from satcascade.evaluation.bundle import RealImages
+from satcascade.evaluation.clip import CLIP_PREFIX, load_clip
+from satcascade.evaluation.feature_network import PROTOCOL_SIZE, FeatureNetwork, weights_fingerprint
 from satcascade.evaluation.inception import WIDTHS, load_inception
 from satcascade.files import written_whole
-from satcascade.model_files import one_line
 
-PROTOCOL_SIZE = 256
 EFFICIENTNET = "efficientnet-lite0"
-CLIP_PREFIX = "clip-image:"
 INCEPTIONS = {f"inception-{width}": width for width in WIDTHS}
 NETWORKS = (EFFICIENTNET, *INCEPTIONS, f"{CLIP_PREFIX}NAME")
-
-
-@dataclass(frozen=True)
-class FeatureNetwork:
-    """What turns images into features.
-
-    Attributes:
-        name: as :func:`load_features` takes it.
-        dim: width D of the features.
-        weights: 16 hexadecimal digits over the weights.
-        side: the input size S in pixels.
-        forward: from uint8 (B, 3, S, S), RGB, to (B, D) float32.
-    """
-
-    name: str
-    dim: int
-    weights: str
-    side: int
-    forward: Callable[[Tensor], Tensor]
-
-    @torch.inference_mode()
-    def __call__(
-        self, images: Sequence[Image.Image], progress: Callable[[int], None] | None = None, batch: int = 64
-    ) -> Tensor:
-        """Features of images, opened a batch at a time.
-
-        Args:
-            images: N RGB images.
-            progress: called with numbers of images done.
-            batch: images at once.
-
-        Returns:
-            (N, D) float64.
-        """
-        features = torch.empty(len(images), self.dim, dtype=torch.float64)
-        for start in range(0, len(images), batch):
-            numbers = range(start, min(start + batch, len(images)))
-            pixels = torch.from_numpy(np.stack([self._pixels(images[number]) for number in numbers]))
-            # The view of channels-last memory that it is: convolutions on a CPU are faster so.
-            features[start : numbers.stop] = self.forward(pixels.permute(0, 3, 1, 2))
-            if progress:
-                progress(len(numbers))
-        return features
-
-    def _pixels(self, image: Image.Image) -> np.ndarray:
-        for side in (PROTOCOL_SIZE, self.side):
-            image = image.resize((side, side), Image.Resampling.BICUBIC)
-        return np.asarray(image)
 
 
 def load_features(name: str = EFFICIENTNET, inception_weights: Path | None = None) -> FeatureNetwork:
@@ -106,8 +54,6 @@ def load_features(name: str = EFFICIENTNET, inception_weights: Path | None = Non
         fingerprint = weights_fingerprint(network)
         return FeatureNetwork(name, INCEPTIONS[name], fingerprint, PROTOCOL_SIZE, network)
     if name.startswith(CLIP_PREFIX) and name != CLIP_PREFIX:
-        from satcascade.evaluation.clip import load_clip
-
         return load_clip(name.removeprefix(CLIP_PREFIX)).images
     raise UsageError(f"unknown feature network '{name}': choose from {', '.join(NETWORKS)}")
 
@@ -162,15 +108,6 @@ def features_path(dataset: PreparedDataset, split: str, network: FeatureNetwork)
     """Where :func:`real_features` keeps the features of a split."""
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", network.name).strip("-")
     return dataset.path / f"features-{name}-{network.weights}-{split}-{dataset.hash[:16]}.npy"
-
-
-def weights_fingerprint(network: torch.nn.Module) -> str:
-    """16 hexadecimal digits of the SHA-256 over names, shapes and values of a network's state."""
-    digest = hashlib.sha256()
-    for key, value in sorted(network.state_dict().items()):
-        digest.update(f"{key}{tuple(value.shape)}".encode())
-        digest.update(value.contiguous().numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def _efficientnet() -> FeatureNetwork:

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from satcascade.errors import SatcascadeError, UsageError
+from satcascade.errors import SatcascadeError, UsageError, one_line
 from satcascade.evaluation import report_tables
 from satcascade.evaluation.figures import FigureSvg, comparison_figures, confusion_figure, sweep_figures
 from satcascade.evaluation.report_data import MEMORISATION, GeneratedImage, Report, Sweep
 from satcascade.files import written_whole
-from satcascade.model_files import one_line
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -18,9 +18,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from satcascade.errors import SatcascadeError
+from satcascade.errors import SatcascadeError, one_line
 from satcascade.files import written_whole
-from satcascade.model_files import one_line
 
 METRICS = "metrics.json"
 DETAILS = "details.json"

@@ -26,7 +26,8 @@ from satcascade.errors import UsageError
 from satcascade.evaluation.bundle import Bundle, RealImages
 from satcascade.evaluation.clip import DEFAULT_CLIP, ClipScore, clip_score, load_clip
 from satcascade.evaluation.distances import frechet_distance, kernel_distance
-from satcascade.evaluation.features import EFFICIENTNET, FeatureNetwork, load_features, real_features
+from satcascade.evaluation.feature_network import FeatureNetwork
+from satcascade.evaluation.features import EFFICIENTNET, load_features, real_features
 from satcascade.evaluation.manifold import manifold_scores
 from satcascade.evaluation.memorisation import Memorisation, contact_sheet, memorisation
 from satcascade.evaluation.probe import LabelledFeatures, class_names, label_numbers
