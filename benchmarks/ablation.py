@@ -30,10 +30,11 @@ from satcascade.training.summary import RunSummary, summarize
 
 SIZE = 32
 _NETWORK = "{sample_size: 32, patch_size: 2, widths: [64, 128], blocks: [2, 2], attention: [false, true]}"
+_BATCH = 64
 # Of both suites, unless a variant says otherwise.
 _COMMON = (
     f"base.model={_NETWORK}",
-    "training.batch_size=64",
+    f"training.batch_size={_BATCH}",
     "training.learning_rate=2e-3",
     "training.warmup_steps=50",
     "training.ema_half_life=2000",
@@ -44,6 +45,11 @@ _COMMON = (
     "sampling.base.guidance_scale=3",
 )
 _FIRST = "baseline"
+_EPSILON = [
+    "base.model.preconditioned=false",
+    "base.model.prediction_type=epsilon",
+    "training.weighting=uniform",
+]
 SUITES: dict[str, dict[str, Any]] = {
     "overfitting": {
         "images": 800,
@@ -72,11 +78,7 @@ SUITES: dict[str, dict[str, Any]] = {
             _FIRST: [],
             "baseline, another seed": ["training.seed=1"],
             "v, not preconditioned": ["base.model.preconditioned=false", "training.weighting=v"],
-            "epsilon, not preconditioned": [
-                "base.model.preconditioned=false",
-                "base.model.prediction_type=epsilon",
-                "training.weighting=uniform",
-            ],
+            "epsilon, not preconditioned": _EPSILON,
             "x_0 with v's loss, not preconditioned": [
                 "base.model.preconditioned=false",
                 "base.model.prediction_type=sample",
@@ -84,6 +86,11 @@ SUITES: dict[str, dict[str, Any]] = {
             ],
             "sigmoid weighting": ["training.weighting=sigmoid"],
             "min-SNR weighting": ["training.weighting=min_snr"],
+            "v weighting": ["training.weighting=v"],
+            "noise levels of log-SNR 1 more": ["training.log_snr_mean=2.5"],
+            "noise levels of log-SNR 2 more": ["training.log_snr_mean=3.5"],
+            "epsilon, not preconditioned, log-SNR 1 more": [*_EPSILON, "training.log_snr_mean=2.5"],
+            "batches of 32, twice the steps": ["training.batch_size=32"],
             "without self-attention": ["base.model.self_attention=false"],
             "AdamW, half the learning rate": ["training.optimizer=adamw", "training.learning_rate=1e-3"],
         },
@@ -136,6 +143,12 @@ def train_variant(data: PreparedDataset, out: Path, settings: list[str], steps: 
     train(["base"], preset="compact", data=data.path, out=out, overrides=overrides, quiet=True)
     (run,) = summarize([out])
     return run
+
+
+def steps_of(settings: list[str], steps: int) -> int:
+    """As many steps as see the images of ``steps`` ordinary batches."""
+    batch = next((int(each.partition("=")[2]) for each in settings if "batch_size=" in each), _BATCH)
+    return steps * _BATCH // batch
 
 
 def report(runs: dict[str, RunSummary], measures: list[str]) -> str:
@@ -197,7 +210,8 @@ def main() -> None:
     runs: dict[str, RunSummary] = {}
     for name, settings in suite["variants"].items():
         folder = out / name.replace(" ", "-").replace(",", "").replace("'", "")
-        runs[name] = train_variant(data, folder, [*suite["settings"], *settings, *given.set], given.steps)
+        chosen = [*suite["settings"], *settings, *given.set]
+        runs[name] = train_variant(data, folder, chosen, steps_of(settings, given.steps))
         print(f"{name}: {runs[name].validations[-1]}", flush=True)
         with written_whole(out / "table.md") as aside:
             aside.write_text(report(runs, suite["measures"]), encoding="utf-8")
