@@ -39,6 +39,8 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
         "patches of 8": {"patch_size": 8, "widths": [192, 256], "blocks": [2, 3], "attention": [False, True]},
         "attention at 16x16 too": {"attention": [False, True, True]},
         "deeper": {"widths": [96, 160, 256], "blocks": [3, 3, 3]},
+        "detail level": {"detail_width": 64},
+        "detail level of two blocks": {"detail_width": 64, "detail_blocks": 2},
     },
     "sr": {
         "preset": {},

@@ -158,8 +158,51 @@ def test_unknown_prediction_type_is_refused():
         make(prediction_type="score")
 
 
-def test_super_resolution_network_takes_crops_and_whole_images():
-    model = make(low_res=True, self_attention=False)
+@pytest.mark.parametrize("low_res", [False, True])
+def test_detail_level_adds_nothing_until_it_is_trained(low_res):
+    plain, detailed = make(low_res), make(low_res, detail_width=8, detail_blocks=2)
+    x, log_snr, embeddings, mask = inputs()
+
+    def found(network):
+        given = (x.flip(0), log_snr) if low_res else ()
+        with torch.inference_mode():
+            return network(x, log_snr, network.encode_text(embeddings, mask), *given)
+
+    trained = found(detailed)
+    detailed.load_state_dict(plain.state_dict(), strict=False)
+    with torch.no_grad():
+        for parameter in detailed.detail.out.parameters():
+            parameter.zero_()
+    assert torch.equal(found(detailed), found(plain))
+    assert not torch.allclose(trained, found(plain), atol=1e-2)
+
+
+def test_detail_level_sees_what_lies_within_a_patch():
+    """Where only its own stem hears of the image, its answer still follows single pixels."""
+    model = make(detail_width=8)
+    x, log_snr, embeddings, mask = inputs()
+    with torch.inference_mode():
+        for deaf in (model.stem, model.filters):
+            deaf.weight.zero_()
+        text = model.encode_text(embeddings, mask)
+        # The best linear guess, outside the network, moves with the pixel alone.
+        moved = x.clone()
+        moved[:, :, 9, 9] += 1
+        difference = (model(moved, log_snr, text) - model(x, log_snr, text)).abs().amax(dim=(0, 1))
+    assert difference[8:10, 8:10].min() > 1e-5
+    # A 3x3 stem, a block of two and a 3x3 output, of positions of 2 pixels: 4 positions to each side.
+    assert not difference[:, 18:].any()
+    assert difference[:, 14:18].any()
+
+
+def test_detail_level_needs_patches_that_divide():
+    with pytest.raises(ValueError, match="even size"):
+        make(patch_size=1, detail_width=8)
+
+
+@pytest.mark.parametrize("detail_width", [None, 8])
+def test_super_resolution_network_takes_crops_and_whole_images(detail_width):
+    model = make(low_res=True, self_attention=False, detail_width=detail_width)
     for size in (16, 32, 48):
         x, log_snr, embeddings, mask = inputs(size=size)
         text = model.encode_text(embeddings, mask)
@@ -196,7 +239,8 @@ def test_a_configuration_of_an_earlier_version_is_a_preconditioned_v_prediction(
     model.save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     content = json.loads(path.read_text())
-    del content["preconditioned"]
+    for key in ("preconditioned", "detail_width", "detail_blocks"):
+        del content[key]
     path.write_text(json.dumps(content))
     x, log_snr, embeddings, mask = inputs()
     with torch.inference_mode():

@@ -27,14 +27,16 @@ from satcascade.data.prepared import PreparedDataset
 from satcascade.diffusion import cosine_log_snr
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.models.denoiser import resize_low_res
+from satcascade.models.factory import build_model
 from satcascade.seeds import derived_seed
 from satcascade.training.batches import BatchSource
 from satcascade.training.checkpoints import CheckpointFolder
 from satcascade.training.ema import WeightAverage
 from satcascade.training.export import assemble
-from satcascade.training.optimizers import learning_rate, orthogonalize
+from satcascade.training.optimizers import learning_rate, make_optimizers, orthogonalize
 from satcascade.training.resident import DeviceData, dihedral, jittered
 from satcascade.training.run import train
+from satcascade.training.run_folder import initial_weights, trained_stage
 from satcascade.training.stage_trainer import StageTrainer
 from tiny_training import assert_same, in_a_process, run, weights
 
@@ -237,6 +239,43 @@ def test_weights_of_another_prediction_are_no_start(tiny_preset, prepared_synthe
             quiet=True,
         )
     assert not (tmp_path / "epsilon").exists()
+
+
+def test_a_trained_network_can_be_given_a_detail_level(tiny_preset, prepared_synthetic, tmp_path):
+    run(tiny_preset, prepared_synthetic, tmp_path / "plain", "training.steps=2")
+    preset = load_preset(tiny_preset)
+    detailed = preset.base.model.model_copy(update={"detail_width": 8})
+    torch.manual_seed(0)
+    model = build_model(detailed)
+    own = {name: value.clone() for name, value in model.state_dict().items()}
+    taken = initial_weights(tmp_path / "plain", "base", model)
+    plain = trained_stage(tmp_path / "plain", "base").model.state_dict()
+    assert taken.keys() == own.keys()
+    assert taken.keys() > plain.keys()
+    for name, value in taken.items():
+        assert torch.equal(value, plain.get(name, own[name]))
+    # The other way round, something that was trained would be lost.
+    settings = ("training.steps=2", "model.detail_width=8")
+    last = run(tiny_preset, prepared_synthetic, tmp_path / "detailed", *settings)
+    assert weights(last)["model.detail.out.weight"].any()
+    with pytest.raises(UsageError, match=r"another one \(detail\.grow\.bias is \(8,\), here missing\)"):
+        initial_weights(tmp_path / "detailed", "base", build_model(preset.base.model))
+
+
+def test_layers_from_and_to_pixels_are_not_orthogonalised(tiny_preset):
+    stage = load_preset(tiny_preset, ["base.model.detail_width=8"]).base
+    model = build_model(stage.model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    adamw, muon = make_optimizers(model, stage.training)
+    owned = [
+        {names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]}
+        for optimizer in (adamw, muon)
+    ]
+    assert not owned[0] & owned[1]
+    assert owned[0] | owned[1] == set(names.values())
+    at_the_rim = ("stem", "filters", "out", "detail.stem", "detail.out")
+    assert {f"{layer}.weight" for layer in at_the_rim} < owned[0]
+    assert {"down.0.0.block.conv1.weight", "detail.stages.0.block.conv1.weight"} < owned[1]
 
 
 def test_rsdiffs_training_batches_are_drawn_as_specified(tiny_rsdiff_preset, prepared_synthetic):

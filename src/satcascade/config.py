@@ -56,6 +56,8 @@ class CompactModel(_Section):
     sigma_residual: PositiveFloat | None = None
     prediction_type: Literal["v_prediction", "epsilon", "sample"] = "v_prediction"
     preconditioned: bool = True
+    detail_width: PositiveInt | None = None
+    detail_blocks: PositiveInt = 1
 
 
 class RSDiffModel(_Section):

@@ -54,6 +54,10 @@ class CompactUNet(ModelMixin, ConfigMixin):
             the image itself.
         preconditioned: make the best linear guess outside the network; otherwise its output itself is the
             prediction.
+        detail_width: channels of a last level at half the patch size, which takes what the others found
+            and the image itself and adds what lies within a patch. It starts as nothing, so that a trained
+            network can be given one. None is no such level.
+        detail_blocks: its ResNet blocks.
     """
 
     _supports_gradient_checkpointing = True
@@ -79,6 +83,8 @@ class CompactUNet(ModelMixin, ConfigMixin):
         prediction_type: Prediction = "v_prediction",
         sigma_residual: float | None = None,
         preconditioned: bool = True,
+        detail_width: int | None = None,
+        detail_blocks: int = 1,
     ) -> None:
         super().__init__()
         if not len(widths) == len(blocks) == len(attention):
@@ -87,6 +93,8 @@ class CompactUNet(ModelMixin, ConfigMixin):
             raise ValueError(f"unknown prediction type '{prediction_type}'")
         if sigma_residual is not None and not (low_res and preconditioned):
             raise ValueError("sigma_residual is for a preconditioned super-resolution network")
+        if detail_width is not None and patch_size % 2:
+            raise ValueError("detail_width is for patches of an even size")
         self.text = _TextHead(text_dim, cond_dim)
         self.noise_level = _NoiseLevel(cond_dim)
         self.low_res_level = _NoiseLevel(cond_dim) if low_res else None
@@ -121,6 +129,13 @@ class CompactUNet(ModelMixin, ConfigMixin):
         self.up: Any = nn.ModuleList(stage(level, merge=True) for level in range(len(widths)))
         self.out_norm = _ChannelNorm(widths[0])
         self.out = _zero(nn.Conv2d(widths[0], pixels, 3, padding=1))
+        self.detail = (
+            None
+            if detail_width is None
+            else _DetailLevel(
+                pixels_in // 4, pixels // 4, widths[0], detail_width, detail_blocks, cond_dim, dropout
+            )
+        )
 
     def encode_text(self, embeddings: Tensor, mask: Tensor, keep: Tensor | None = None) -> TextCondition:
         """Turn token embeddings into the condition that every denoising step reuses.
@@ -167,15 +182,15 @@ class CompactUNet(ModelMixin, ConfigMixin):
             sample = sample - alpha_sigma(log_snr)[0] * mean
         c_skip, c_out, c_in = preconditioning(log_snr, sigma_data, config.prediction_type)
         cond = self.noise_level(log_snr) + text.pooled
-        x = F.pixel_unshuffle(sample * c_in, self.config.patch_size)
+        image = sample * c_in
         if low_res is not None:
             assert low_res_log_snr is not None
             assert self.low_res_level is not None
-            scale = preconditioning(low_res_log_snr, self.config.sigma_data)[2]
-            x = torch.cat([x, F.pixel_unshuffle(low_res * scale, self.config.patch_size)], dim=1)
+            scale = preconditioning(low_res_log_snr, config.sigma_data)[2]
+            image = torch.cat([image, low_res * scale], dim=1)
             cond = cond + self.low_res_level(low_res_log_snr)
         cond = F.silu(cond)
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = _patches(image, config.patch_size)
         linear = self.filters(x).unflatten(1, (_FILTERS, -1)) * self.mix(cond)[:, :, None, None, None]
         x = self.stem(x)
         skips: list[Tensor] = []
@@ -191,12 +206,51 @@ class CompactUNet(ModelMixin, ConfigMixin):
                 x = stage(x, cond, text, skips.pop())
             if level:
                 x = F.interpolate(self.grow[level - 1](x), scale_factor=2.0, mode="nearest")
-        x = self.out(F.silu(self.out_norm(x))) + linear.sum(dim=1)
-        found = F.pixel_shuffle(x.float(), config.patch_size)
+        found = self.out(F.silu(self.out_norm(x))) + linear.sum(dim=1)
+        found = F.pixel_shuffle(found.float(), config.patch_size)
+        if self.detail is not None:
+            half = config.patch_size // 2
+            detail = self.detail(_patches(image, half), x, cond, text)
+            found = found + F.pixel_shuffle(detail.float(), half)
         if not config.preconditioned:
             return found
         found = c_skip * sample + c_out * found
         return found if mean is None else moved(found, mean, log_snr, config.prediction_type)
+
+
+def _patches(image: Tensor, side: int) -> Tensor:
+    """Blocks of side x side pixels as channels, laid out as convolutions like it."""
+    return F.pixel_unshuffle(image, side).contiguous(memory_format=torch.channels_last)
+
+
+class _DetailLevel(nn.Module):
+    """What lies within a patch: the image in patches of half the size, with the network's last features."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        coarse_width: int,
+        width: int,
+        blocks: int,
+        cond_dim: int,
+        dropout: float,
+    ):
+        super().__init__()
+        self.stem = nn.Conv2d(channels_in, width, 3, padding=1)
+        self.grow = nn.Conv2d(coarse_width, width, 1)
+        self.stages = nn.ModuleList(
+            _Stage(width, cond_dim, None, False, dropout, merge=False) for _ in range(blocks)
+        )
+        self.out_norm = _ChannelNorm(width)
+        self.out = _zero(nn.Conv2d(width, channels_out, 3, padding=1))
+
+    def forward(self, image: Tensor, coarse: Tensor, cond: Tensor, text: TextCondition) -> Tensor:
+        grown = F.interpolate(self.grow(coarse), scale_factor=2.0, mode="nearest")
+        x = self.stem(image) + grown
+        for stage in self.stages:
+            x = stage(x, cond, text)
+        return self.out(F.silu(self.out_norm(x)))
 
 
 class _TextHead(nn.Module):

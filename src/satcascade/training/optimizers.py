@@ -98,7 +98,8 @@ def make_optimizers(model: nn.Module, training: Training) -> list[torch.optim.Op
     Weight decay is applied to matrices and kernels only. Muon takes the inner ones: not
     the convolutions that map from and to pixels.
     """
-    outer = [module for name, module in model.named_children() if name in ("stem", "filters", "out")]
+    rim = ("stem", "filters", "out", "detail.stem", "detail.out")
+    outer = [module for name, module in model.named_modules() if name in rim]
     at_the_rim = {id(parameter) for module in outer for parameter in module.parameters()}
     matrices, inner, vectors = [], [], []
     for parameter in model.parameters():

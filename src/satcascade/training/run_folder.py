@@ -50,6 +50,8 @@ _FREE = (
 )
 # Settings of a network under which the same weights mean something else.
 _MEANINGS = ("prediction_type", "preconditioned")
+# What CompactUNet calls the level that a trained network can be given.
+_DETAIL = "detail."
 _PACKAGES = ("satcascade", "torch", "diffusers", "transformers", "accelerate")
 
 
@@ -247,6 +249,9 @@ def _average(run: Path, step: int | None) -> dict[str, Tensor]:
 def initial_weights(origin: Path | str, stage: StageName, model: nn.Module) -> dict[str, Tensor]:
     """Weights for a run to start from.
 
+    A compact network without a detail level may start one that has it: the level's own weights are those
+    of ``model``, which add nothing until they are trained.
+
     Args:
         origin: another run of the stage, or a folder of runs of both (the averaged weights of the last
             checkpoint are taken); ``RUN@STEP`` and what else :func:`named_checkpoint` knows; or a saved
@@ -270,6 +275,8 @@ def initial_weights(origin: Path | str, stage: StageName, model: nn.Module) -> d
         if network is None:
             raise UsageError(f"{origin} has no network of stage '{stage}' to start from")
     weights: dict[str, Tensor] = network.state_dict()
+    if not any(name.startswith(_DETAIL) for name in weights):
+        weights |= {name: value for name, value in model.state_dict().items() if name.startswith(_DETAIL)}
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     for name in sorted(expected.keys() | found.keys()):
