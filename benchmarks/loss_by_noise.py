@@ -12,26 +12,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from torch import nn
-
 from satcascade.config import load_preset
 from satcascade.data.prepared import PreparedDataset
-from satcascade.errors import UsageError
-from satcascade.pipeline import CascadePipeline
 from satcascade.precision import compute_dtype
-from satcascade.training.run_folder import named_checkpoint, trained_stage
+from satcascade.training.run_folder import trained_network
 from satcascade.training.validation import FixedLoss
 
 PRESET = "compact"
-
-
-def network(name: str) -> nn.Module:
-    """The base network of a run, of ``RUN@STEP``, or of a saved cascade."""
-    try:
-        found = named_checkpoint(name)
-    except UsageError:
-        return CascadePipeline.from_pretrained(name).unet
-    return trained_stage(found.run, "base", found.step, found.length).model
 
 
 def main() -> None:
@@ -56,7 +43,7 @@ def main() -> None:
     print(f"| log-SNR | {' | '.join(f'{level:g}' for level in given.levels)} |")
     print(f"| --- |{' --- |' * len(losses)}")
     for name in given.networks:
-        model = network(name)
+        model = trained_network(name, "base")
         print(f"| {name} | {' | '.join(f'{loss(model, dtype):.4f}' for loss in losses)} |", flush=True)
 
 

@@ -246,6 +246,32 @@ def _average(run: Path, step: int | None) -> dict[str, Tensor]:
     return read_weights(averages[step], "ema")
 
 
+def trained_network(origin: Path | str, stage: StageName) -> nn.Module:
+    """The network of a run or of a saved cascade.
+
+    Args:
+        origin: a run of the stage, or a folder of runs of both (the averaged weights of the last
+            checkpoint are taken); ``RUN@STEP`` and what else :func:`named_checkpoint` knows; or a saved
+            cascade, by folder or name.
+        stage: which network.
+
+    Raises:
+        UsageError: there is no such run or cascade, or it has no network of that stage.
+        SatcascadeError: it is damaged.
+    """
+    runs = [folder for folder in (Path(origin), Path(origin) / stage) if (folder / RUN_FILE).exists()]
+    if runs:
+        return trained_stage(runs[0], stage).model
+    if "@" in str(origin) and not Path(origin).is_dir():
+        named = named_checkpoint(origin)
+        return trained_stage(named.run, stage, named.step, named.length).model
+    cascade = CascadePipeline.from_pretrained(origin)
+    network: nn.Module | None = cascade.unet if stage == "base" else cascade.sr_unet
+    if network is None:
+        raise UsageError(f"{origin} has no network of stage '{stage}' to start from")
+    return network
+
+
 def initial_weights(origin: Path | str, stage: StageName, model: nn.Module) -> dict[str, Tensor]:
     """Weights for a run to start from.
 
@@ -253,9 +279,7 @@ def initial_weights(origin: Path | str, stage: StageName, model: nn.Module) -> d
     of ``model``, which add nothing until they are trained.
 
     Args:
-        origin: another run of the stage, or a folder of runs of both (the averaged weights of the last
-            checkpoint are taken); ``RUN@STEP`` and what else :func:`named_checkpoint` knows; or a saved
-            cascade, by folder or name.
+        origin: as :func:`trained_network` takes it.
         stage: which network.
         model: the network that is to take them.
 
@@ -263,17 +287,7 @@ def initial_weights(origin: Path | str, stage: StageName, model: nn.Module) -> d
         UsageError: there is no such run or cascade, or its network is another one.
         SatcascadeError: it is damaged.
     """
-    runs = [folder for folder in (Path(origin), Path(origin) / stage) if (folder / RUN_FILE).exists()]
-    if runs:
-        network = trained_stage(runs[0], stage).model
-    elif "@" in str(origin) and not Path(origin).is_dir():
-        named = named_checkpoint(origin)
-        network = trained_stage(named.run, stage, named.step, named.length).model
-    else:
-        cascade = CascadePipeline.from_pretrained(origin)
-        network = cascade.unet if stage == "base" else cascade.sr_unet
-        if network is None:
-            raise UsageError(f"{origin} has no network of stage '{stage}' to start from")
+    network = trained_network(origin, stage)
     weights: dict[str, Tensor] = network.state_dict()
     if not any(name.startswith(_DETAIL) for name in weights):
         weights |= {name: value for name, value in model.state_dict().items() if name.startswith(_DETAIL)}
