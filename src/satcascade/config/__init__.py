@@ -1,0 +1,1 @@
+"""Presets: what a cascade is and how it is trained."""

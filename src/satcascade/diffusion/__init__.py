@@ -1,0 +1,1 @@
+"""The mathematics of diffusion: pure functions and schedulers, no networks."""

@@ -1,0 +1,1 @@
+"""Files, folders and locks: what reaches the disk, whole or not at all."""

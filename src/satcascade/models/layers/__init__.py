@@ -1,0 +1,1 @@
+"""Layers and kernels that networks share."""

@@ -1,0 +1,1 @@
+"""The diffusers pipeline, how it is built, and its folder."""
