@@ -24,7 +24,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from satcascade.data.prepared import CONTENT_FILES, IMAGES, MANIFEST, RECORDS, PreparedDataset
-from satcascade.files import folder_written_whole, sha256_of_file, written_whole
+from satcascade.io.files import folder_written_whole, sha256_of_file, written_whole
 from satcascade.training.run import train
 from satcascade.training.summary import RunSummary, summarize
 

@@ -23,10 +23,10 @@ from PIL import Image
 from rich.progress import Progress
 
 from satcascade.data.prepared import PreparedDataset
-from satcascade.evaluation.bundle import RealImages
-from satcascade.evaluation.distances import frechet, kernel_distance
-from satcascade.evaluation.features import load_features, real_features
-from satcascade.evaluation.probe import LabelledFeatures, LinearProbe, class_names, label_numbers
+from satcascade.evaluation.inputs import RealImages
+from satcascade.evaluation.measures.distances import frechet, kernel_distance
+from satcascade.evaluation.measures.probe import LabelledFeatures, LinearProbe, class_names, label_numbers
+from satcascade.evaluation.networks.features import load_features, real_features
 
 TOLERANCE = 0.03
 SCENE = "scene accuracy on real test, probe on all real train"

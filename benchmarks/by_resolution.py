@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 
 from satcascade.data.prepared import PreparedDataset
-from satcascade.evaluation.bundle import Bundle, RealImages
-from satcascade.evaluation.distances import Statistics, frechet
-from satcascade.evaluation.features import load_features
-from satcascade.evaluation.probe import LabelledFeatures, LinearProbe, class_names, label_numbers
+from satcascade.evaluation.inputs import Bundle, RealImages
+from satcascade.evaluation.measures.distances import Statistics, frechet
+from satcascade.evaluation.measures.probe import LabelledFeatures, LinearProbe, class_names, label_numbers
+from satcascade.evaluation.networks.features import load_features
 from satcascade.training.samples import spread
 
 _AT_ONCE = 64

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 MANIFEST = Path(__file__).parent.parent / "tests" / "data" / "rsdiff1.5_manifest.json"
-IMPORTS = "import satcascade.checkpoints"
+IMPORTS = "import satcascade.interop.imagen_checkpoint"
 GB = 1e9
 
 

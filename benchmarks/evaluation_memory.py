@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from satcascade.data.preparation import prepare
+from satcascade.data.prepare import prepare
 from satcascade.evaluation.run import EvaluationRequest, evaluate
 
 CLASSES = ("Pond", "Desert", "Forest", "Farmland")

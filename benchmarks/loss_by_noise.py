@@ -12,9 +12,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from satcascade.config import load_preset
+from satcascade.config.preset import load_preset
 from satcascade.data.prepared import PreparedDataset
-from satcascade.precision import compute_dtype
+from satcascade.hardware.precision import compute_dtype
 from satcascade.training.run_folder import trained_network
 from satcascade.training.validation import FixedLoss
 

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from satcascade.config import load_preset
-from satcascade.models.factory import build_model
-from satcascade.precision import autocast, bf16_is_fast
+from satcascade.config.preset import load_preset
+from satcascade.hardware.precision import autocast, bf16_is_fast
+from satcascade.models.registry import build_model
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 TOKENS = 20

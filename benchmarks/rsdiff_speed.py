@@ -28,14 +28,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from satcascade.assembly import build_pipeline
-from satcascade.config import load_preset
-from satcascade.diffusion import cosine_log_snr, guide, linear_log_snr
-from satcascade.models.factory import build_model
-from satcascade.models.rsdiff_names import to_imagen_names
-from satcascade.precision import autocast
-from satcascade.rsdiff_scheduler import RSDiffScheduler
-from satcascade.text import TextEmbeddings
+from satcascade.config.preset import load_preset
+from satcascade.diffusion.process import cosine_log_snr, guide, linear_log_snr
+from satcascade.diffusion.rsdiff_scheduler import RSDiffScheduler
+from satcascade.hardware.precision import autocast
+from satcascade.interop.imagen_names import to_imagen_names
+from satcascade.models.registry import build_model
+from satcascade.models.text import TextEmbeddings
+from satcascade.pipelines.assembly import build_pipeline
 
 PEER_STEPS = 1000
 TOKENS = 20

@@ -31,16 +31,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from satcascade.captions import CaptionEmbeddings, Captions
+from satcascade.data.captions import CaptionEmbeddings, Captions
 from satcascade.data.prepared import PreparedDataset
+from satcascade.diffusion.schedulers import set_steps, solver_name, swap_scheduler
+from satcascade.diffusion.solvers import SOLVERS
 from satcascade.errors import SatcascadeError
-from satcascade.evaluation.distances import frechet
-from satcascade.evaluation.features import load_features, real_features
-from satcascade.files import written_whole
-from satcascade.generation import image_seed
-from satcascade.pipeline import CascadePipeline, load_pipeline
-from satcascade.schedulers import set_steps, solver_name, swap_scheduler
-from satcascade.solvers import SOLVERS
+from satcascade.evaluation.measures.distances import frechet
+from satcascade.evaluation.networks.features import load_features, real_features
+from satcascade.generation.run import image_seed
+from satcascade.io.files import written_whole
+from satcascade.pipelines.cascade import CascadePipeline, load_pipeline
 
 COMPARED = ("dpm++", "unipc", "dpm++sde", "ddim", "ddpm")
 DETERMINISTIC = ("dpm++", "unipc", "ddim")

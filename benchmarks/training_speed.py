@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from satcascade.config import load_preset
+from satcascade.config.preset import load_preset
 from satcascade.data.prepared import PreparedDataset
-from satcascade.precision import compute_dtype
-from satcascade.training.resident import DeviceData
+from satcascade.hardware.precision import compute_dtype
+from satcascade.training.device_data import DeviceData
 from satcascade.training.stage_trainer import StageTrainer
 
 _WARM_UP = 3

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from hypothesis import settings
 
-from satcascade.data.preparation import prepare
+from satcascade.data.prepare import prepare
 from satcascade.data.prepared import PreparedDataset
 from synthetic import make_synthetic_rsicd
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from satcascade.diffusion.schedulers import make_scheduler
 from satcascade.models.compact_unet import CompactUNet
-from satcascade.pipeline import CascadePipeline
-from satcascade.schedulers import make_scheduler
+from satcascade.pipelines.cascade import CascadePipeline
 
 
 def tiny_unet(seed: int, **changes: object) -> CompactUNet:

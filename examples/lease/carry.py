@@ -20,7 +20,7 @@ from pieces import MIB, cut_archive, joined, read_archive, run_script
 from torch import Tensor
 
 from satcascade.errors import UsageError
-from satcascade.files import written_whole
+from satcascade.io.files import written_whole
 from satcascade.training.checkpoints import WEIGHTS, Checkpoint, CheckpointFolder
 from satcascade.training.history import METRICS, read_rows
 from satcascade.training.run_folder import RUN_FILE

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from satcascade.errors import SatcascadeError
-from satcascade.files import full_disk_refused, sha256_of_file, written_whole
+from satcascade.io.files import full_disk_refused, sha256_of_file, written_whole
 
 LIST = "pieces.json"
 MIB = 2**20

@@ -19,10 +19,10 @@ import numpy as np
 from pack import ARCHIVE, JPEG_OFFSETS, JPEGS, SUMMARY
 from pieces import joined, read_archive, run_script
 
-from satcascade.data.preparation import decode_image
+from satcascade.data.prepare import decode_image
 from satcascade.data.prepared import CONTENT_FILES, IMAGES, MANIFEST, PreparedDataset
 from satcascade.errors import UsageError
-from satcascade.files import folder_written_whole, sha256_of_file
+from satcascade.io.files import folder_written_whole, sha256_of_file
 
 
 def unpack(pieces: Path, out: Path) -> PreparedDataset:

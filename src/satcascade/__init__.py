@@ -11,10 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from satcascade.captions import Captions
+    from satcascade.data.captions import Captions
     from satcascade.errors import SatcascadeError, UsageError
-    from satcascade.generation import GenerationRequest, generate
-    from satcascade.pipeline import CascadeOutput, CascadePipeline, load_pipeline
+    from satcascade.generation.run import GenerationRequest, generate
+    from satcascade.pipelines.cascade import CascadeOutput, CascadePipeline, load_pipeline
 
 __all__ = [
     "Captions",

@@ -11,7 +11,7 @@ import pytest
 
 from satcascade.data.prepared import PreparedDataset
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "ablation.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ablation.py"
 
 pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="the benchmarks are not beside the tests")
 

@@ -195,7 +195,7 @@ def test_debug_shows_where_an_error_came_from(run, tiny_model, tmp_path):
 
 
 def test_interruption_is_one_line_and_130(run, monkeypatch, tiny_model, tmp_path):
-    from satcascade import pipeline
+    from satcascade.pipelines import cascade as pipeline
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
@@ -207,7 +207,7 @@ def test_interruption_is_one_line_and_130(run, monkeypatch, tiny_model, tmp_path
 
 
 def test_an_unforeseen_error_is_one_line_too(run, monkeypatch, tiny_model, tmp_path):
-    from satcascade import pipeline
+    from satcascade.pipelines import cascade as pipeline
 
     def broken(*args, **kwargs):
         raise RuntimeError("first line\nsecond line")

@@ -20,10 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from satcascade.data.preparation import decode_image, prepare
+from satcascade.data.prepare import decode_image, prepare
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.text import CaptionTruncatedWarning, load_text_encoder
+from satcascade.models.text import CaptionTruncatedWarning, load_text_encoder
 from synthetic import make_synthetic_imagefolder, make_synthetic_rsicd, synthetic_image, synthetic_rows
 
 
@@ -341,7 +341,7 @@ def test_a_killed_run_leaves_no_set_and_the_next_one_completes_it(
     source = make_synthetic_rsicd(tmp_path / "source", images=300, size=128)
     out = tmp_path / "out"
     script = (
-        "import sys; from satcascade.data.preparation import prepare;"
+        "import sys; from satcascade.data.prepare import prepare;"
         "prepare(sys.argv[1], sys.argv[2], image_size=512, encoder=sys.argv[3], progress=False)"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(source), str(out), tiny_text_encoder])

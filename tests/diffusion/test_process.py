@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satcascade import diffusion
+from satcascade.diffusion import process as diffusion
 
 KINDS = ("epsilon", "v_prediction", "sample")
 log_snrs = st.floats(-8, 8)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from satcascade.diffusion import (
+from satcascade.diffusion.process import (
     add_noise,
     alpha_sigma,
     cosine_log_snr,
@@ -22,9 +22,8 @@ from satcascade.diffusion import (
     shifted_cosine_log_snr,
     trained_betas,
 )
-from satcascade.errors import UsageError
-from satcascade.rsdiff_scheduler import RSDiffScheduler
-from satcascade.schedulers import (
+from satcascade.diffusion.rsdiff_scheduler import RSDiffScheduler
+from satcascade.diffusion.schedulers import (
     check_scheduler,
     log_snr_at,
     make_scheduler,
@@ -32,7 +31,8 @@ from satcascade.schedulers import (
     step_log_snrs,
     swap_scheduler,
 )
-from satcascade.solvers import SOLVERS
+from satcascade.diffusion.solvers import SOLVERS
+from satcascade.errors import UsageError
 
 # diffusers calls NumPy in ways that NumPy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")

@@ -17,11 +17,11 @@ import yaml
 from pydantic import BaseModel
 
 import satcascade
-from satcascade import config
 from satcascade.cli import app
-from satcascade.solvers import SOLVERS
+from satcascade.config import preset as config
+from satcascade.diffusion.solvers import SOLVERS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.evaluation.report_data import Report
+from satcascade.evaluation.report.data import Report
 from satcascade.evaluation.run import EvaluationRequest, EvaluationWarning, evaluate
 
 pytest.importorskip("efficientnet_lite_pytorch")

@@ -9,9 +9,9 @@ from PIL import Image
 
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError
-from satcascade.evaluation.bundle import Bundle, RealImages
-from satcascade.generation import GenerationRequest, generate
-from satcascade.pipeline import CascadePipeline
+from satcascade.evaluation.inputs import Bundle, RealImages
+from satcascade.generation.run import GenerationRequest, generate
+from satcascade.pipelines.cascade import CascadePipeline
 from synthetic import synthetic_image
 
 
@@ -45,7 +45,7 @@ def test_grey_images_come_as_rgb(folder: Path) -> None:
 def test_our_folder_brings_rows_and_settings(
     tiny_model: Path, prepared_synthetic: PreparedDataset, tmp_path: Path
 ) -> None:
-    from satcascade.captions import Captions
+    from satcascade.data.captions import Captions
 
     captions = Captions.from_data(prepared_synthetic.path, "test")
     request = GenerationRequest(captions, tmp_path / "out", base_steps=1, sr_steps=1)

@@ -15,7 +15,7 @@ import torch
 from satcascade.data.prepared import PreparedDataset
 from satcascade.training.checkpoints import Checkpoint, CheckpointFolder
 
-SCRIPTS = Path(__file__).parent.parent / "examples/lease"
+SCRIPTS = Path(__file__).parents[2] / "examples/lease"
 
 pytestmark = pytest.mark.skipif(not SCRIPTS.is_dir(), reason="the examples are not beside the tests")
 

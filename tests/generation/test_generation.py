@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from satcascade import locks
-from satcascade.captions import Captions, slug
+from satcascade.data.captions import Captions, slug
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.generation import (
+from satcascade.generation.run import (
     NOTICE,
     GenerationRequest,
     generate,
     image_seed,
 )
-from satcascade.pipeline import CascadePipeline
-from satcascade.sharding import Shard
+from satcascade.generation.shard import Shard
+from satcascade.io import locks
+from satcascade.pipelines.cascade import CascadePipeline
 from tiny_cascade import fill, tiny_pipeline, tiny_unet
 
 # diffusers calls NumPy in ways that NumPy 2 warns of.
@@ -168,7 +168,7 @@ def test_image_seeds_are_the_documented_hash(seed, index):
 
 @pytest.mark.parametrize("scheduler", ["dpm++", "ddpm"])
 def test_batch_size_changes_nothing(tiny_model, tmp_path, scheduler):
-    from satcascade.pipeline import load_pipeline
+    from satcascade.pipelines.cascade import load_pipeline
 
     pipeline = load_pipeline(tiny_model, device="cpu", scheduler=scheduler)
     for size in (1, 3, 8):

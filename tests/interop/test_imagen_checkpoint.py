@@ -22,21 +22,23 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from satcascade import checkpoints, cli, released
-from satcascade.cache import cache_folder
-from satcascade.checkpoints import convert, export
-from satcascade.config import load_preset
+from satcascade import cli
+from satcascade.config.preset import load_preset
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.models.factory import build_model, model_arguments
-from satcascade.models.rsdiff_names import to_imagen_names
+from satcascade.interop import imagen_checkpoint as checkpoints
+from satcascade.interop import released
+from satcascade.interop.imagen_checkpoint import convert, export
+from satcascade.interop.imagen_names import to_imagen_names
+from satcascade.interop.released import Release
+from satcascade.io.cache import cache_folder
+from satcascade.models.registry import build_model, model_arguments
 from satcascade.models.rsdiff_unet import RSDiffUNet
-from satcascade.pipeline import CascadePipeline
-from satcascade.released import Release
+from satcascade.pipelines.cascade import CascadePipeline
 
 # diffusers calls NumPy in ways that NumPy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 PEER = os.environ.get("SATCASCADE_PEER_PYTHON")
 # What imagen-pytorch calls the options of the tiny networks.
 IMAGEN = {

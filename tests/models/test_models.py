@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satcascade.diffusion import alpha_sigma, low_res_estimate, to_x0
-from satcascade.models import cpu
+from satcascade.diffusion.process import alpha_sigma, low_res_estimate, to_x0
 from satcascade.models.compact_unet import CompactUNet
 from satcascade.models.denoiser import TextCondition, resize_low_res
-from satcascade.text import TextEmbeddings
+from satcascade.models.layers import cpu
+from satcascade.models.text import TextEmbeddings
 from satcascade.training.batches import Batch
 from satcascade.training.loss import DenoisingLoss
 

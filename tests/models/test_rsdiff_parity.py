@@ -17,25 +17,25 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from satcascade.checkpoints import convert, export
-from satcascade.config import load_preset
-from satcascade.diffusion import cosine_log_snr, guide, linear_log_snr
+from satcascade.config.preset import load_preset
+from satcascade.diffusion.process import cosine_log_snr, guide, linear_log_snr
+from satcascade.diffusion.rsdiff_scheduler import RSDiffScheduler
 from satcascade.errors import SatcascadeError
-from satcascade.models.denoiser import TextCondition
-from satcascade.models.rsdiff_names import (
+from satcascade.interop.imagen_checkpoint import convert, export
+from satcascade.interop.imagen_names import (
     from_imagen_names,
     from_imagen_options,
     imagen_names,
     to_imagen_names,
 )
+from satcascade.models.denoiser import TextCondition
 from satcascade.models.rsdiff_unet import RSDiffUNet
-from satcascade.pipeline import CascadePipeline
-from satcascade.rsdiff_scheduler import RSDiffScheduler
-from satcascade.text import TextEmbeddings
+from satcascade.models.text import TextEmbeddings
+from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.training.batches import Batch
 from satcascade.training.loss import DenoisingLoss
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 FOLDER = Path(os.environ.get("SATCASCADE_REFERENCE") or DATA / "imagen-tiny")
 REFERENCE = json.loads((FOLDER / "reference.json").read_text())
 TOLERANCE = 1e-4
@@ -264,9 +264,9 @@ def test_a_whole_run_gives_the_recorded_images(run: RecordedRun):
 def as_of_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in ("_EXPLICIT_WEIGHTS", "_EXPLICIT_NORM", "_LARGE_IMAGE"):
         monkeypatch.setattr(f"satcascade.models.rsdiff_unet.{limit}", 0)
-    monkeypatch.setattr("satcascade.models.cpu._SMALL_PRODUCT", 0)
+    monkeypatch.setattr("satcascade.models.layers.cpu._SMALL_PRODUCT", 0)
     # Pieces that do not divide the image, so that the last one is smaller.
-    monkeypatch.setattr("satcascade.models.cpu.PIECE", 3000)
+    monkeypatch.setattr("satcascade.models.layers.cpu.PIECE", 3000)
 
 
 @torch.inference_mode()

@@ -7,9 +7,9 @@ import warnings
 import pytest
 import torch
 
-from satcascade import text
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.text import CaptionTruncatedWarning, load_text_encoder, pad_embeddings
+from satcascade.models import text
+from satcascade.models.text import CaptionTruncatedWarning, load_text_encoder, pad_embeddings
 
 
 @pytest.fixture(scope="module")

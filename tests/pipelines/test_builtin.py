@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import satcascade
-from satcascade.pipeline import CascadePipeline, load_pipeline
+from satcascade.pipelines.cascade import CascadePipeline, load_pipeline
 
 FOLDER = Path(satcascade.__file__).parent / "builtin"
 

@@ -14,16 +14,16 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
-from satcascade import model_files
-from satcascade import pipeline as pipeline_module
-from satcascade.diffusion import add_noise, alpha_sigma, dynamic_threshold, guide, to_epsilon, to_x0
+from satcascade.diffusion.process import add_noise, alpha_sigma, dynamic_threshold, guide, to_epsilon, to_x0
+from satcascade.diffusion.rsdiff_scheduler import RSDiffScheduler
+from satcascade.diffusion.schedulers import log_snr_at, make_scheduler, swap_scheduler
+from satcascade.diffusion.solvers import SOLVERS
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.models.denoiser import resize_low_res
 from satcascade.models.rsdiff_unet import RSDiffUNet
-from satcascade.pipeline import CascadePipeline, TextEncoderWarning, load_pipeline
-from satcascade.rsdiff_scheduler import RSDiffScheduler
-from satcascade.schedulers import log_snr_at, make_scheduler, swap_scheduler
-from satcascade.solvers import SOLVERS
+from satcascade.pipelines import cascade as pipeline_module
+from satcascade.pipelines import folder as model_files
+from satcascade.pipelines.cascade import CascadePipeline, TextEncoderWarning, load_pipeline
 from tiny_cascade import fill, tiny_pipeline, tiny_unet
 
 # diffusers calls NumPy in ways that NumPy 2 warns of.

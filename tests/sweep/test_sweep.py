@@ -14,13 +14,13 @@ import yaml
 from PIL import Image
 
 from satcascade import cli
-from satcascade.data.preparation import prepare
+from satcascade.data.prepare import prepare
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.evaluation import run as evaluation
-from satcascade.evaluation.feature_network import FeatureNetwork
-from satcascade.evaluation.figures import sweep_figures
-from satcascade.evaluation.report_data import Sweep
-from satcascade.sweep import SweepRequest, sweep
+from satcascade.evaluation.networks.feature_network import FeatureNetwork
+from satcascade.evaluation.report.data import Sweep
+from satcascade.evaluation.report.figures import sweep_figures
+from satcascade.sweep.run import SweepRequest, sweep
 from satcascade.training.run import train
 from synthetic import make_synthetic_rsicd
 
@@ -163,7 +163,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from satcascade.evaluation import run
-from satcascade.sweep import SweepRequest, sweep
+from satcascade.sweep.run import SweepRequest, sweep
 from test_sweep import pixel_network
 run.load_features = pixel_network
 data, model, out = sys.argv[2:]

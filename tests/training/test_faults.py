@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from satcascade.cli import main
-from satcascade.data.preparation import prepare
+from satcascade.data.prepare import prepare
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.training.checkpoints import CheckpointFolder, DamagedCheckpointWarning, read_weights

@@ -14,12 +14,12 @@ import pytest
 import torch
 import yaml
 
-from satcascade.captions import Captions
-from satcascade.data.preparation import prepare
+from satcascade.data.captions import Captions
+from satcascade.data.prepare import prepare
 from satcascade.data.prepared import PreparedDataset
 from satcascade.evaluation.run import EvaluationRequest, evaluate
-from satcascade.generation import GenerationRequest, generate
-from satcascade.training.export import assemble
+from satcascade.generation.run import GenerationRequest, generate
+from satcascade.training.assemble import assemble
 from satcascade.training.run import train
 from synthetic import make_synthetic_rsicd
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from satcascade.config import load_preset
+from satcascade.config.preset import load_preset
 from satcascade.errors import UsageError
-from satcascade.files import sha256_of_file
+from satcascade.io.files import sha256_of_file
+from satcascade.training.averages import PowerAverages
 from satcascade.training.checkpoints import CheckpointFolder
-from satcascade.training.ema import PowerAverages
-from satcascade.training.post_hoc import averaged, exponent, weights_of
+from satcascade.training.post_hoc_averages import averaged, exponent, weights_of
 from satcascade.training.run_folder import CheckpointName, initial_weights, named_checkpoint, trained_stage
 from tiny_training import assert_same, run
 

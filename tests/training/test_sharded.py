@@ -10,12 +10,12 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from satcascade.config import load_preset
+from satcascade.config.preset import load_preset
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
-from satcascade.models.factory import build_model
+from satcascade.models.registry import build_model
 from satcascade.training.checkpoints import CheckpointFolder, optimizer_tensors
-from satcascade.training.resident import DeviceData
+from satcascade.training.device_data import DeviceData
 from satcascade.training.stage_trainer import StageTrainer
 from tiny_training import assert_alike, in_two_processes, run
 

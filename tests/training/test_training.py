@@ -22,19 +22,19 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from satcascade.config import Preset, Training, load_preset
+from satcascade.config.preset import Preset, Training, load_preset
 from satcascade.data.prepared import PreparedDataset
-from satcascade.diffusion import cosine_log_snr
+from satcascade.diffusion.process import cosine_log_snr
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.models.denoiser import resize_low_res
-from satcascade.models.factory import build_model
+from satcascade.models.registry import build_model
 from satcascade.seeds import derived_seed
+from satcascade.training.assemble import assemble
+from satcascade.training.averages import WeightAverage
 from satcascade.training.batches import BatchSource
 from satcascade.training.checkpoints import CheckpointFolder
-from satcascade.training.ema import WeightAverage
-from satcascade.training.export import assemble
+from satcascade.training.device_data import DeviceData, dihedral, jittered
 from satcascade.training.optimizers import learning_rate, make_optimizers, orthogonalize
-from satcascade.training.resident import DeviceData, dihedral, jittered
 from satcascade.training.run import train
 from satcascade.training.run_folder import initial_weights, trained_stage
 from satcascade.training.stage_trainer import StageTrainer
@@ -126,7 +126,7 @@ def test_bad_input_is_refused_before_anything_is_written(tiny_preset, prepared_s
 
 
 def test_two_runs_become_a_pipeline_that_samples(tiny_preset, prepared_synthetic, tmp_path):
-    from satcascade.pipeline import CascadePipeline
+    from satcascade.pipelines.cascade import CascadePipeline
 
     run(tiny_preset, prepared_synthetic, tmp_path / "base")
     run(tiny_preset, prepared_synthetic, tmp_path / "sr", stage="sr")

@@ -17,11 +17,11 @@ import yaml
 from safetensors.torch import load_file
 
 from satcascade.cli import main
-from satcascade.config import Preset, load_preset
+from satcascade.config.preset import Preset, load_preset
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.models.compact_unet import CompactUNet
-from satcascade.models.factory import build_model
+from satcascade.models.registry import build_model
 from satcascade.training import validation as module
 from satcascade.training.checkpoints import CheckpointFolder, DamagedCheckpointWarning
 from satcascade.training.run import train

@@ -43,7 +43,7 @@ def prepare(
             f"--stretch '{stretch}' is not possible: give a low and a high percentile, such as 2,98"
         )
 
-    from satcascade.data.preparation import prepare
+    from satcascade.data.prepare import prepare
     from satcascade.data.raster import RasterOptions
 
     report = prepare(

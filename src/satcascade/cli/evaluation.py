@@ -16,9 +16,9 @@ from satcascade.cli.options import (
     names,
     numbers,
 )
+from satcascade.diffusion.solvers import check_solver
 from satcascade.errors import UsageError
-from satcascade.model_names import check_model_name
-from satcascade.solvers import check_solver
+from satcascade.zoo import check_model_name
 
 FeaturesOption = Annotated[
     str, typer.Option(metavar="A,B", help="Feature networks, the first for all but the distances.")
@@ -121,7 +121,7 @@ def sweep(
         check_solver(name)
     check_model_name(model)
 
-    from satcascade.sweep import SweepRequest, sweep
+    from satcascade.sweep.run import SweepRequest, sweep
 
     request = SweepRequest(
         data=data,
@@ -164,6 +164,6 @@ def report(
     ] = None,
 ) -> None:
     """Make one self-contained page of evaluations."""
-    from satcascade.evaluation.report import write_report
+    from satcascade.evaluation.report.page import write_report
 
     print(f"page in {write_report(folders, out, sweep or [], figures)}")

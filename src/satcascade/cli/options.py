@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from satcascade.diffusion.solvers import SOLVERS, check_solver
 from satcascade.errors import UsageError
-from satcascade.solvers import SOLVERS, check_solver
 
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:\d+)?")
 

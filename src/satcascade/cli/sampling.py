@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from satcascade.cli.launch import launch, launched, place
 from satcascade.cli.options import (
     DeviceOption,
     PrecisionName,
@@ -18,13 +19,12 @@ from satcascade.cli.options import (
     amount,
     count,
 )
-from satcascade.cli.processes import launch, launched, place
 from satcascade.errors import UsageError
-from satcascade.model_names import check_model_name
-from satcascade.sharding import Shard
+from satcascade.generation.shard import Shard
+from satcascade.zoo import check_model_name
 
 if TYPE_CHECKING:
-    from satcascade.captions import Captions
+    from satcascade.data.captions import Captions
 
 
 class StopAt(str, Enum):
@@ -101,8 +101,8 @@ def sample(
         part, quiet = Shard(rank + 1, world), quiet or rank > 0
         device = f"cuda:{local}" if device in ("auto", "cuda") and _has_gpus() else device
 
-    from satcascade.generation import GenerationRequest, generate
-    from satcascade.pipeline import load_pipeline
+    from satcascade.generation.run import GenerationRequest, generate
+    from satcascade.pipelines.cascade import load_pipeline
 
     request = GenerationRequest(
         captions=chosen,
@@ -148,7 +148,7 @@ def _captions(
     draw_seed: int,
 ) -> tuple[Captions, str]:
     """The captions of a run, and what its folder is called by default."""
-    from satcascade.captions import Captions, slug
+    from satcascade.data.captions import Captions, slug
 
     if data is not None:
         found = Captions.from_data(data, split, number, draw, draw_seed)

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from satcascade.cli.launch import is_first, launch, launched
 from satcascade.cli.options import DeviceOption, amount, count
-from satcascade.cli.processes import is_first, launch, launched
 from satcascade.errors import UsageError
 
 
@@ -48,7 +48,7 @@ def train(
     began = time.monotonic()
     if (stage is None) != joint:
         raise UsageError("say what to train: base, sr, or --joint for both")
-    from satcascade.config import load_preset
+    from satcascade.config.preset import load_preset
 
     load_preset(preset)
     if not data.is_dir():
@@ -90,7 +90,7 @@ def assemble(
         if not any(Path(folder).is_dir() for folder in (run, run.rpartition("@")[0] or run)):
             raise UsageError(f"no run folder {run}: 'satcascade train' makes one")
 
-    from satcascade.training.export import assemble
+    from satcascade.training.assemble import assemble
 
     assemble(base_run, sr_run, out, half=half)
     print(f"model in {out}: use it with 'satcascade sample CAPTION --model {out}'")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from satcascade.errors import UsageError
-from satcascade.model_names import check_model_name
+from satcascade.zoo import check_model_name
 
 
 class WeightsName(str, Enum):
@@ -38,7 +38,7 @@ def convert(
         if file is not None and not file.is_file():
             raise UsageError(f"no checkpoint file {file}")
 
-    from satcascade.checkpoints import convert
+    from satcascade.interop.imagen_checkpoint import convert
 
     made = convert(checkpoint, out, base=base, weights=weights.value, preset=preset, half=half)
     parameters = f"{made.parameters:,} parameters of preset {made.preset}"
@@ -53,7 +53,7 @@ def export(
     """Write an RSDiff model as a checkpoint that imagen-pytorch's trainer loads."""
     check_model_name(model)
 
-    from satcascade.checkpoints import export
+    from satcascade.interop.imagen_checkpoint import export
 
     export(model, out)
     print(f"checkpoint in {out}: load it with ImagenTrainer.load")

@@ -121,7 +121,7 @@ class LowResNoise(_Section):
     Attributes:
         low, high: ends of the range.
         scale: what the range is in: ``log_snr``, or ``time``, that of the linear schedule
-            (:func:`satcascade.diffusion.linear_log_snr`), in [0, 1].
+            (:func:`satcascade.diffusion.process.linear_log_snr`), in [0, 1].
         shared: one level for the whole batch, not one an image.
     """
 
@@ -152,8 +152,8 @@ class Training(_Section):
             ``decay_steps``. A run can be lengthened as long as its decay has not begun.
         ema_half_life: of the averaged weights, in images seen; at most a fifth of the images seen so far.
         ema_lengths: relative lengths of further averages, of whose snapshots that of any length can be made
-            after training (:mod:`satcascade.training.post_hoc`), such as 0.05 and 0.1; each takes the memory
-            of the parameters.
+            after training (:mod:`satcascade.training.post_hoc_averages`), such as 0.05 and 0.1; each takes
+            the memory of the parameters.
         ema_snapshot_every: steps between the snapshots of those, of which there is one at the end too.
         caption_dropout: share of captions replaced by the null caption (classifier-free guidance).
         all_captions: draw one of an image's captions; otherwise its first.
@@ -164,7 +164,7 @@ class Training(_Section):
         noise_levels: distribution of the noise level of training images: ``normal`` in log-SNR, or
             ``cosine``, that of the cosine schedule at uniform times.
         log_snr_mean, log_snr_std: of the normal distribution.
-        weighting: loss weight over noise levels, see :func:`satcascade.diffusion.loss_weight`.
+        weighting: loss weight over noise levels, see :func:`satcascade.diffusion.process.loss_weight`.
         image_size: side that images are averaged down to; null is the model's ``sample_size``. A network
             learns the layout of scenes on small images at a fraction of the cost, and goes on from there on
             full ones (``--init-from``).

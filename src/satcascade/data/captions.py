@@ -12,8 +12,8 @@ import numpy as np
 
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError, one_line
-from satcascade.pipeline import CascadePipeline
-from satcascade.text import TextEmbeddings, check_captions, pad_embeddings
+from satcascade.models.text import TextEmbeddings, check_captions, pad_embeddings
+from satcascade.pipelines.cascade import CascadePipeline
 
 PUBLISHED_DRAW_SEED = 17
 _SLUG_LENGTH = 48

@@ -47,8 +47,8 @@ from satcascade.data.sources.sample import (
     split_counts,
 )
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.files import full_disk_refused, sha256_of_file, written_whole
-from satcascade.text import CaptionTruncatedWarning, TextEncoder, load_text_encoder
+from satcascade.io.files import full_disk_refused, sha256_of_file, written_whole
+from satcascade.models.text import CaptionTruncatedWarning, TextEncoder, load_text_encoder
 
 # All files are made in this folder inside OUT; it stands until the manifest does, so that what a killed
 # run left is known for what it is.

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.text import TextEmbeddings, pad_embeddings
+from satcascade.models.text import TextEmbeddings, pad_embeddings
 
 FORMAT = 1
 MANIFEST = "manifest.json"

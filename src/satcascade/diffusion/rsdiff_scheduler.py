@@ -14,7 +14,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from satcascade.diffusion import (
+from satcascade.diffusion.process import (
     cosine_log_snr,
     dynamic_threshold,
     posterior,
@@ -28,7 +28,7 @@ class RSDiffScheduler(SchedulerMixin, ConfigMixin):
     """Ancestral sampling (Ho et al. 2020) in continuous time, as RSDiff and imagen-pytorch sample.
 
     T steps visit the times 1, 1 - 1/T, ..., 0 of the cosine schedule
-    (:func:`satcascade.diffusion.cosine_log_snr`). Each takes the estimate of the clean image through
+    (:func:`satcascade.diffusion.process.cosine_log_snr`). Each takes the estimate of the clean image through
     dynamic thresholding (Saharia et al. 2022) and draws from the Gaussian posterior at the next time; the
     last one takes its mean.
 

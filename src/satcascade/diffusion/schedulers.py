@@ -2,9 +2,9 @@
 
 The networks are told a log-SNR, lambda; ``diffusers`` counts timesteps 0 ... T-1 on a table of betas. A
 log-SNR curve over t in [0, 1] becomes such a table by fixing alpha_bar_k = sigmoid(lambda(k / (T - 1)))
-(:func:`satcascade.diffusion.trained_betas`), and every timestep of a scheduler is turned back into the
-log-SNR that its table has there (:func:`log_snr_at`, :func:`step_log_snrs`). Schedulers that work on sigma
-= sqrt((1 - alpha_bar) / alpha_bar) scale the network's input down to the same variance-preserving process
+(:func:`satcascade.diffusion.process.trained_betas`), and every timestep of a scheduler is turned back into
+the log-SNR that its table has there (:func:`log_snr_at`, :func:`step_log_snrs`). Schedulers that work on
+sigma = sqrt((1 - alpha_bar) / alpha_bar) scale the network's input down to the same variance-preserving process
 themselves.
 """
 
@@ -19,10 +19,10 @@ import torch
 from diffusers import SchedulerMixin
 from torch import Tensor
 
-from satcascade.diffusion import shifted_cosine_log_snr, trained_betas
+from satcascade.diffusion.process import shifted_cosine_log_snr, trained_betas
+from satcascade.diffusion.rsdiff_scheduler import RSDiffScheduler
+from satcascade.diffusion.solvers import SOLVERS, Solver, check_solver
 from satcascade.errors import UsageError
-from satcascade.rsdiff_scheduler import RSDiffScheduler
-from satcascade.solvers import SOLVERS, Solver, check_solver
 
 TRAIN_TIMESTEPS = 1000
 
@@ -42,9 +42,9 @@ def make_scheduler(
     at the clean image ("trailing", Lin et al. 2023).
 
     Args:
-        name: one of :data:`satcascade.solvers.SOLVERS`.
+        name: one of :data:`satcascade.diffusion.solvers.SOLVERS`.
         prediction_type: what the network predicts: ``v_prediction``, ``epsilon`` or ``sample``.
-        shift: of the cosine in log-SNR, see :func:`satcascade.diffusion.shifted_cosine_log_snr`.
+        shift: of the cosine in log-SNR, see :func:`satcascade.diffusion.process.shifted_cosine_log_snr`.
         low: log-SNR of the noisiest timestep.
         high: log-SNR of the cleanest timestep.
         options: further arguments of the scheduler's class, such as ``use_karras_sigmas=True``.
@@ -71,7 +71,7 @@ def swap_scheduler(current: Any, name: str) -> Any:
 
     Args:
         current: a scheduler of ``diffusers``; it is left as it is.
-        name: one of :data:`satcascade.solvers.SOLVERS`.
+        name: one of :data:`satcascade.diffusion.solvers.SOLVERS`.
 
     Raises:
         UsageError: unknown name.

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from satcascade.captions import Captions
+from satcascade.data.captions import Captions
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, one_line
-from satcascade.generation import CAPTIONS, MANIFEST
+from satcascade.generation.run import CAPTIONS, MANIFEST
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 _IMAGES_AT_ONCE = 256

@@ -23,15 +23,17 @@ from torch import Tensor
 
 from satcascade.data.prepared import MANIFEST, PreparedDataset
 from satcascade.errors import UsageError
-from satcascade.evaluation.bundle import Bundle, RealImages
-from satcascade.evaluation.clip import DEFAULT_CLIP, ClipScore, clip_score, load_clip
-from satcascade.evaluation.distances import frechet_distance, kernel_distance
-from satcascade.evaluation.feature_network import FeatureNetwork
-from satcascade.evaluation.features import EFFICIENTNET, load_features, real_features
-from satcascade.evaluation.manifold import manifold_scores
-from satcascade.evaluation.memorisation import Memorisation, contact_sheet, memorisation
-from satcascade.evaluation.probe import LabelledFeatures, class_names, label_numbers
-from satcascade.evaluation.report_data import (
+from satcascade.evaluation.inputs import Bundle, RealImages
+from satcascade.evaluation.measures.distances import frechet_distance, kernel_distance
+from satcascade.evaluation.measures.manifold import manifold_scores
+from satcascade.evaluation.measures.memorisation import Memorisation, contact_sheet, memorisation
+from satcascade.evaluation.measures.probe import LabelledFeatures, class_names, label_numbers
+from satcascade.evaluation.measures.scene import SceneAccuracy, scene_accuracy
+from satcascade.evaluation.measures.usefulness import fits, usefulness
+from satcascade.evaluation.networks.clip import DEFAULT_CLIP, ClipScore, clip_score, load_clip
+from satcascade.evaluation.networks.feature_network import FeatureNetwork
+from satcascade.evaluation.networks.features import EFFICIENTNET, load_features, real_features
+from satcascade.evaluation.report.data import (
     DETAILS,
     MEMORISATION,
     METRICS,
@@ -41,9 +43,7 @@ from satcascade.evaluation.report_data import (
     Nearest,
     thumbnail_path,
 )
-from satcascade.evaluation.scene import SceneAccuracy, scene_accuracy
-from satcascade.evaluation.usefulness import fits, usefulness
-from satcascade.files import folder_written_whole
+from satcascade.io.files import folder_written_whole
 
 # What can be asked for. CLIP is not among the usual ones, since its weights have to be fetched.
 USUAL = ("frechet", "kernel", "manifold", "scene", "usefulness", "memorisation")
@@ -61,15 +61,16 @@ class EvaluationRequest:
     """What to measure.
 
     Attributes:
-        bundle: folder of generated images, see :class:`satcascade.evaluation.bundle.Bundle`.
+        bundle: folder of generated images, see :class:`satcascade.evaluation.inputs.Bundle`.
         data: a prepared set, or a source that ``satcascade prepare`` takes, which is then prepared inside
             ``out``'s parent, once.
         out: the report's folder; missing, empty, or an earlier report, which is replaced.
         split: of the real images that the generated ones are compared with.
         metrics: names among ``ALL``; None is ``USUAL``, without those that need scene classes where there
             are none.
-        features: names of feature networks, see :func:`satcascade.evaluation.features.load_features`. The
-            first serves all that is measured on one network only.
+        features: names of feature networks, see
+            :func:`satcascade.evaluation.networks.features.load_features`. The first serves
+            all that is measured on one network only.
         clip: CLIP model of the CLIP-score, by name or folder.
         inception_weights: a copy of the Inception networks' weights file.
 
@@ -381,7 +382,7 @@ def _dataset(request: EvaluationRequest, progress: bool) -> PreparedDataset:
     if (data / MANIFEST).is_file() or not data.exists():
         return PreparedDataset.open(data)
 
-    from satcascade.data.preparation import prepare
+    from satcascade.data.prepare import prepare
 
     prepared = Path(request.out).parent / f"{data.resolve().name}-prepared"
     if not (prepared / MANIFEST).is_file():

@@ -40,13 +40,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from satcascade.captions import CaptionEmbeddings, Captions, slug
+from satcascade.data.captions import CaptionEmbeddings, Captions, slug
 from satcascade.errors import SatcascadeError, UsageError, one_line
-from satcascade.files import written_whole
-from satcascade.locks import held, waited_for
-from satcascade.pipeline import CascadePipeline
+from satcascade.generation.shard import Shard
+from satcascade.io.files import written_whole
+from satcascade.io.locks import held, waited_for
+from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.seeds import derived_seed
-from satcascade.sharding import Shard
 
 RUN_FILE = "run.json"
 CAPTIONS = "captions.txt"

@@ -18,14 +18,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from satcascade.assembly import build_pipeline
-from satcascade.config import Preset, RSDiffModel, StageName, load_preset, preset_names
+from satcascade.config.preset import Preset, RSDiffModel, StageName, load_preset, preset_names
 from satcascade.errors import SatcascadeError, UsageError, one_line
-from satcascade.files import check_space, written_whole
-from satcascade.models.factory import build_model, model_arguments
-from satcascade.models.rsdiff_names import from_imagen_names, imagen_names, to_imagen_names
+from satcascade.interop.imagen_names import from_imagen_names, imagen_names, to_imagen_names
+from satcascade.io.files import check_space, written_whole
+from satcascade.models.registry import build_model, model_arguments
 from satcascade.models.rsdiff_unet import RSDiffUNet
-from satcascade.pipeline import load_pipeline
+from satcascade.pipelines.assembly import build_pipeline
+from satcascade.pipelines.cascade import load_pipeline
 
 Weights = Literal["ema", "online"]
 
@@ -104,7 +104,7 @@ def export(model: str | Path, out: Path) -> None:
     networks predict: where that is v, the ``Imagen`` that loads it needs ``pred_objectives="v"``.
 
     Args:
-        model: as :func:`satcascade.pipeline.load_pipeline` takes it.
+        model: as :func:`satcascade.pipelines.cascade.load_pipeline` takes it.
         out: the file; it must not exist.
 
     Raises:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from satcascade.cache import cache_folder
 from satcascade.errors import SatcascadeError, one_line
-from satcascade.files import check_space, full_disk_refused, sha256_of_file
-from satcascade.locks import waited_for
-from satcascade.model_files import MODEL_INDEX
+from satcascade.io.cache import cache_folder
+from satcascade.io.files import check_space, full_disk_refused, sha256_of_file
+from satcascade.io.locks import waited_for
+from satcascade.pipelines.folder import MODEL_INDEX
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def released_model(release: Release, **hub: Any) -> Path:
             checkpoint = _fetched(release, hub)
             _check_hash(checkpoint, release)
 
-            from satcascade.checkpoints import convert
+            from satcascade.interop.imagen_checkpoint import convert
 
             convert(checkpoint, folder, preset=release.preset)
             _say(f"converted to {folder}; {checkpoint} is not needed any more")

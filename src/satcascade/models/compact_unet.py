@@ -12,10 +12,10 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from satcascade.diffusion import Prediction, alpha_sigma, low_res_estimate, moved, preconditioning
-from satcascade.models import cpu
-from satcascade.models.checkpointing import CheckpointedBlock
+from satcascade.diffusion.process import Prediction, alpha_sigma, low_res_estimate, moved, preconditioning
 from satcascade.models.denoiser import TextCondition
+from satcascade.models.layers import cpu
+from satcascade.models.layers.activation_checkpointing import CheckpointedBlock
 
 _FREQUENCIES = 64
 _FILTERS = 4
@@ -30,7 +30,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
     caption's tokens together. Beside them runs a linear path: a few convolutions of the input, mixed by
     noise level, which do what a Wiener filter can, so that the narrow first level need not carry every
     pixel's noise through to the output. The output is EDM-preconditioned
-    (:func:`satcascade.diffusion.preconditioning`), if nothing else is said.
+    (:func:`satcascade.diffusion.process.preconditioning`), if nothing else is said.
 
     Args:
         sample_size: pixels a side, S.
@@ -50,8 +50,8 @@ class CompactUNet(ModelMixin, ConfigMixin):
         prediction_type: what it predicts, ``v_prediction``, ``epsilon`` or ``sample`` (the clean image).
         sigma_residual: root mean square of what a low-resolution image lacks of the image. With it the
             network works on the difference from the best linear guess at the image by the low-resolution
-            one (:func:`satcascade.diffusion.low_res_estimate`): untrained, it enlarges it. None works on
-            the image itself.
+            one (:func:`satcascade.diffusion.process.low_res_estimate`): untrained, it enlarges it. None works
+            on the image itself.
         preconditioned: make the best linear guess outside the network; otherwise its output itself is the
             prediction.
         detail_width: channels of a last level at half the patch size, which takes what the others found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diffusers import ModelMixin
 
-from satcascade.config import CompactModel, RSDiffModel
+from satcascade.config.preset import CompactModel, RSDiffModel
 from satcascade.models.compact_unet import CompactUNet
 from satcascade.models.rsdiff_unet import RSDiffUNet
 

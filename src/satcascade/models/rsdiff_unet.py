@@ -3,7 +3,7 @@
 The layout is that of Imagen's networks (Saharia et al. 2022, "Photorealistic text-to-image diffusion models
 with deep language understanding"): ResNet blocks modulated by noise level and caption, cross-attention
 to the caption in some of them, and transformer blocks over image positions on the coarser layers.
-:mod:`satcascade.models.rsdiff_names` translates weights and options of imagen-pytorch, with which RSDiff was
+:mod:`satcascade.interop.imagen_names` translates weights and options of imagen-pytorch, with which RSDiff was
 trained, into those of this module.
 """
 
@@ -21,9 +21,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from satcascade.models import cpu
-from satcascade.models.checkpointing import CheckpointedBlock
 from satcascade.models.denoiser import TextCondition
+from satcascade.models.layers import cpu
+from satcascade.models.layers.activation_checkpointing import CheckpointedBlock
 
 # Queries and keys have unit length, so that their product is a cosine; this is what softmax sees of it.
 _COSINE_SCALE = 8.0

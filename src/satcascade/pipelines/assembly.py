@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from satcascade.config import Preset, StageSampling
-from satcascade.pipeline import CascadePipeline
-from satcascade.schedulers import make_scheduler
+from satcascade.config.preset import Preset, StageSampling
+from satcascade.diffusion.schedulers import make_scheduler
+from satcascade.pipelines.cascade import CascadePipeline
 
 
 def build_pipeline(

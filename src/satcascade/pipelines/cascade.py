@@ -23,18 +23,18 @@ from torch import Tensor
 # Imported for their names: model_index.json refers to a network by module, and diffusers looks for that
 # module among those already imported.
 import satcascade.models.compact_unet  # noqa: F401
-from satcascade.devices import pick_device
-from satcascade.diffusion import add_noise, dynamic_threshold, from_x0, guide, to_x0
+from satcascade.diffusion.process import add_noise, dynamic_threshold, from_x0, guide, to_x0
+from satcascade.diffusion.rsdiff_scheduler import RSDiffScheduler
+from satcascade.diffusion.schedulers import check_scheduler, set_steps, swap_scheduler
 from satcascade.errors import SatcascadeError, UsageError, one_line
-from satcascade.files import folder_written_whole, sha256_of_file
-from satcascade.model_files import check_fit, check_weights, model_folder, weight_files
-from satcascade.model_names import BUILTIN_NAMES
+from satcascade.hardware.devices import pick_device
+from satcascade.hardware.precision import autocast, compute_dtype
+from satcascade.io.files import folder_written_whole, sha256_of_file
 from satcascade.models.denoiser import TextCondition, resize_low_res
 from satcascade.models.rsdiff_unet import RSDiffUNet
-from satcascade.precision import autocast, compute_dtype
-from satcascade.rsdiff_scheduler import RSDiffScheduler
-from satcascade.schedulers import check_scheduler, set_steps, swap_scheduler
-from satcascade.text import TextEmbeddings, TextEncoder, load_text_encoder
+from satcascade.models.text import TextEmbeddings, TextEncoder, load_text_encoder
+from satcascade.pipelines.folder import check_fit, check_weights, model_folder, weight_files
+from satcascade.zoo import BUILTIN_NAMES
 
 OutputType = Literal["pil", "np", "pt"]
 StepCallback = Callable[["CascadePipeline", int, Tensor, dict[str, Any]], "dict[str, Any] | None"]
@@ -81,8 +81,8 @@ class CascadePipeline(DiffusionPipeline):
             2024); outside of it only the conditional branch is computed. None is everywhere.
         clip_x0: clamp the estimate of the clean image to [-1, 1] at every step, whichever the scheduler;
             ``dynamic`` clamps to its 95th percentile and rescales instead (dynamic thresholding, Saharia et
-            al. 2022). Not applied with :class:`satcascade.rsdiff_scheduler.RSDiffScheduler`, which does the
-            latter itself; turn it off where another scheduler's own thresholding is on.
+            al. 2022). Not applied with :class:`satcascade.diffusion.rsdiff_scheduler.RSDiffScheduler`, which
+            does the latter itself; turn it off where another scheduler's own thresholding is on.
     """
 
     model_cpu_offload_seq = "unet->sr_unet"
@@ -519,8 +519,8 @@ def load_pipeline(
         device: ``auto`` (a GPU where there is one, otherwise the CPU) or a torch device.
         precision: what the networks compute in: ``float32``, ``bfloat16``, or ``auto`` (bfloat16 where the
             device computes in it natively).
-        scheduler: short name of a sampler (:data:`satcascade.solvers.SOLVERS`) to use in both stages
-            instead of the saved ones.
+        scheduler: short name of a sampler (:data:`satcascade.diffusion.solvers.SOLVERS`) to use in both
+            stages instead of the saved ones.
 
     Raises:
         UsageError: unknown scheduler or precision, or a device that is not there.

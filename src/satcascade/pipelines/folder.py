@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from satcascade.errors import SatcascadeError, one_line
-from satcascade.model_names import BUILTIN_NAMES, RELEASED_NAME, check_model_name
+from satcascade.zoo import BUILTIN_NAMES, RELEASED_NAME, check_model_name
 
 if TYPE_CHECKING:
     import torch
 
 MODEL_INDEX = "model_index.json"
-BUILTIN = Path(__file__).parent / "builtin"
+BUILTIN = Path(__file__).parent.parent / "builtin"
 
 
 def model_folder(model: str | Path, **hub: Any) -> Path:
@@ -36,7 +36,7 @@ def model_folder(model: str | Path, **hub: Any) -> Path:
             )
         return BUILTIN
     if name == RELEASED_NAME:
-        from satcascade import released
+        from satcascade.interop import released
 
         return released.released_model(released.RSDIFF, **hub)
     folder = Path(name)

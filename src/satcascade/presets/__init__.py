@@ -1,1 +1,1 @@
-"""One YAML file a model, read by :func:`satcascade.config.load_preset`."""
+"""One YAML file a model, read by :func:`satcascade.config.preset.load_preset`."""

@@ -23,28 +23,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from satcascade.captions import Captions
+from satcascade.data.captions import Captions
 from satcascade.data.prepared import PreparedDataset
+from satcascade.diffusion.schedulers import solver_name, swap_scheduler
+from satcascade.diffusion.solvers import check_solver
 from satcascade.errors import SatcascadeError, UsageError, one_line
-from satcascade.evaluation.clip import DEFAULT_CLIP
-from satcascade.evaluation.distances import FRECHET_IMAGES, KERNEL_IMAGES
-from satcascade.evaluation.features import EFFICIENTNET, INCEPTIONS
-from satcascade.evaluation.figures import write_sweep_png
-from satcascade.evaluation.manifold import NEIGHBOURS
-from satcascade.evaluation.probe import class_names
-from satcascade.evaluation.report_data import Sweep
-from satcascade.evaluation.report_tables import SET_MEASURES, SINGLE_MEASURES
+from satcascade.evaluation.measures.distances import FRECHET_IMAGES, KERNEL_IMAGES
+from satcascade.evaluation.measures.manifold import NEIGHBOURS
+from satcascade.evaluation.measures.probe import class_names
+from satcascade.evaluation.networks.clip import DEFAULT_CLIP
+from satcascade.evaluation.networks.features import EFFICIENTNET, INCEPTIONS
+from satcascade.evaluation.report.data import Sweep
+from satcascade.evaluation.report.figures import write_sweep_png
+from satcascade.evaluation.report.tables import SET_MEASURES, SINGLE_MEASURES
 from satcascade.evaluation.run import EvaluationRequest, RealSide, evaluate
-from satcascade.files import written_whole
-from satcascade.generation import GenerationRequest, generate
-from satcascade.locks import held
-from satcascade.model_names import check_model_name
-from satcascade.pipeline import CascadePipeline, load_pipeline
-from satcascade.schedulers import solver_name, swap_scheduler
-from satcascade.solvers import check_solver
+from satcascade.generation.run import GenerationRequest, generate
+from satcascade.io.files import written_whole
+from satcascade.io.locks import held
+from satcascade.pipelines.cascade import CascadePipeline, load_pipeline
+from satcascade.training.assemble import with_trained_stage
 from satcascade.training.checkpoints import CheckpointFolder
-from satcascade.training.export import with_trained_stage
 from satcascade.training.run_folder import named_checkpoint, read_description, trained_stage
+from satcascade.zoo import check_model_name
 
 DESCRIPTION = "sweep.json"
 TABLE = "sweep.tsv"
@@ -93,7 +93,7 @@ class SweepRequest:
         by: the measure that the best row is chosen by, such as ``recall`` or ``recall/NETWORK``; None is the
             Frechet distance on the first feature network, or what is measured.
         batch_size: images at once.
-        device, precision: as of :func:`satcascade.pipeline.load_pipeline`.
+        device, precision: as of :func:`satcascade.pipelines.cascade.load_pipeline`.
 
     Raises:
         UsageError: an axis without values, a value out of range, an unknown scheduler, metric or measure, the

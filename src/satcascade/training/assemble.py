@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from satcascade.assembly import build_pipeline
-from satcascade.config import StageName
+from satcascade.config.preset import StageName
 from satcascade.errors import UsageError
-from satcascade.pipeline import CascadePipeline
+from satcascade.pipelines.assembly import build_pipeline
+from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.training.run_folder import TrainedStage, named_checkpoint, trained_stage
 
 

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from satcascade.training.post_hoc import exponent
+from satcascade.training.post_hoc_averages import exponent
 from satcascade.training.sharded import fill
 
 
 class PowerAverages:
-    """Power function averages of a network's parameters (see :mod:`satcascade.training.post_hoc`).
+    """Power function averages of a network's parameters (see :mod:`satcascade.training.post_hoc_averages`).
 
     Args:
         model: the network whose parameters are followed.

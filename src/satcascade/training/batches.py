@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from satcascade.config import Training
-from satcascade.diffusion import cosine_log_snr, linear_log_snr, normal_log_snr
+from satcascade.config.preset import Training
+from satcascade.diffusion.process import cosine_log_snr, linear_log_snr, normal_log_snr
 from satcascade.errors import UsageError
 from satcascade.models.denoiser import resize_low_res
+from satcascade.models.text import TextEmbeddings
 from satcascade.seeds import derived_seed
-from satcascade.text import TextEmbeddings
-from satcascade.training.resident import DeviceData, cut, jittered, to_float
+from satcascade.training.device_data import DeviceData, cut, jittered, to_float
 
 # Of the eight symmetries that `dihedral` counts: left and right exchanged.
 _MIRRORED = 7

@@ -4,7 +4,8 @@
 ``optimizer.safetensors`` and ``state.json`` (step, SHA-256 of the others). It is written under another name
 and renamed, so that a killed run never leaves half of one. ``RUN/best.json`` names the one that validation
 found best. ``RUN/milestones/step-0001000/`` holds averaged weights that are never dropped, and
-``RUN/snapshots/step-0001000/`` the averages that :mod:`satcascade.training.post_hoc` makes others of.
+``RUN/snapshots/step-0001000/`` the averages that
+:mod:`satcascade.training.post_hoc_averages` makes others of.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from satcascade.errors import SatcascadeError
-from satcascade.files import folder_written_whole, sha256_of_file, synced_write, written_whole
+from satcascade.io.files import folder_written_whole, sha256_of_file, synced_write, written_whole
 from satcascade.training.sharded import fill
 
 _PREFIX = "step-"

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.text import TextEmbeddings
+from satcascade.models.text import TextEmbeddings
 
 # Share of the free memory that data may take unasked: the rest is for training.
 _SHARE = 0.25

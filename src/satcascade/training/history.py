@@ -13,7 +13,7 @@ import psutil
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from satcascade.files import written_whole
+from satcascade.io.files import written_whole
 
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"

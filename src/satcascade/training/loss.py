@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from satcascade.diffusion import add_noise, loss_weight, low_res_estimate, training_target
+from satcascade.diffusion.process import add_noise, loss_weight, low_res_estimate, training_target
 from satcascade.training.batches import Batch
 
 
@@ -18,7 +18,7 @@ class DenoisingLoss(nn.Module):
         model: a :class:`satcascade.models.denoiser.Denoiser`; its ``config`` says what it is asked for
             (``prediction_type``) and, for the ``edm`` weighting, the root mean square of images
             (``sigma_data``, 0.5 where it says nothing).
-        weighting: see :func:`satcascade.diffusion.loss_weight`.
+        weighting: see :func:`satcascade.diffusion.process.loss_weight`.
         compiled: compile it whole, noising and text head included; anew for every new shape.
     """
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from satcascade.config import Training
+from satcascade.config.preset import Training
 
 # Coefficients of the quintic iteration of Jordan et al. 2024 ("Muon: an optimizer for hidden layers"):
 # they push all singular values near 1 in five rounds, without converging exactly.

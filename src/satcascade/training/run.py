@@ -14,12 +14,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from satcascade.config import Preset, StageName, load_preset
+from satcascade.config.preset import Preset, StageName, load_preset
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
-from satcascade.precision import compute_dtype
+from satcascade.hardware.precision import compute_dtype
+from satcascade.training.device_data import DeviceData
 from satcascade.training.processes import any_of
-from satcascade.training.resident import DeviceData
 from satcascade.training.stage_trainer import StageTrainer
 
 
@@ -46,7 +46,7 @@ def train(
 
     Args:
         stages: ``base``, ``sr`` or both.
-        preset: name or YAML file, see :func:`satcascade.config.load_preset`.
+        preset: name or YAML file, see :func:`satcascade.config.preset.load_preset`.
         data: folder written by ``satcascade prepare``.
         out: the run's folder.
         overrides: ``training.batch_size=16``, relative to each stage, or from the preset's top.

@@ -17,14 +17,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from satcascade.config import Preset, StageName
+from satcascade.config.preset import Preset, StageName
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.files import written_whole
-from satcascade.models.factory import build_model
-from satcascade.pipeline import CascadePipeline
+from satcascade.io.files import written_whole
+from satcascade.models.registry import build_model
+from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.training.checkpoints import CheckpointFolder, read_weights
-from satcascade.training.post_hoc import averaged
+from satcascade.training.post_hoc_averages import averaged
 
 RUN_FILE = "run.json"
 # Settings that do not change the steps already done, so that a run may be continued with others.
@@ -167,7 +167,7 @@ def named_checkpoint(name: str | Path) -> CheckpointName:
     """What a name stands for.
 
     That is ``RUN``, ``RUN@STEP``, or ``RUN@best`` for what validation found best; after a step ``:LENGTH``
-    asks for the average of that relative length (see :mod:`satcascade.training.post_hoc`).
+    asks for the average of that relative length (see :mod:`satcascade.training.post_hoc_averages`).
 
     Raises:
         UsageError: there is no such run or checkpoint.

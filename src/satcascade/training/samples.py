@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from satcascade.assembly import build_pipeline
-from satcascade.config import Preset, StageName
+from satcascade.config.preset import Preset, StageName
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
-from satcascade.text import TextEmbeddings
-from satcascade.training.resident import to_float
+from satcascade.models.text import TextEmbeddings
+from satcascade.pipelines.assembly import build_pipeline
+from satcascade.training.device_data import to_float
 
 _IMAGES = 8
 

@@ -20,12 +20,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from satcascade.config import Preset, StageName, Training
+from satcascade.config.preset import Preset, StageName, Training
 from satcascade.errors import SatcascadeError
-from satcascade.files import written_whole
-from satcascade.locks import held
-from satcascade.models.factory import build_model
+from satcascade.io.files import written_whole
+from satcascade.io.locks import held
+from satcascade.models.registry import build_model
 from satcascade.seeds import derived_seed
+from satcascade.training.averages import PowerAverages, WeightAverage
 from satcascade.training.batches import Batch, BatchSource
 from satcascade.training.checkpoints import (
     Checkpoint,
@@ -33,11 +34,10 @@ from satcascade.training.checkpoints import (
     load_optimizer_tensors,
     optimizer_tensors,
 )
-from satcascade.training.ema import PowerAverages, WeightAverage
+from satcascade.training.device_data import DeviceData
 from satcascade.training.history import History
 from satcascade.training.loss import DenoisingLoss
 from satcascade.training.optimizers import learning_rate, make_optimizers
-from satcascade.training.resident import DeviceData
 from satcascade.training.run_folder import initial_weights, open_run
 from satcascade.training.samples import SampleGrid
 from satcascade.training.sharded import exchanged, fill, gathered, shard, whole

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from satcascade.config import Preset
+from satcascade.config.preset import Preset
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.files import written_whole
+from satcascade.io.files import written_whole
 from satcascade.training.checkpoints import CheckpointFolder
 from satcascade.training.history import METRICS, TENSORBOARD
 from satcascade.training.run_folder import RUN_FILE, read_description

@@ -19,20 +19,20 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
-from satcascade.config import Preset, Stage, StageName
+from satcascade.config.preset import Preset, Stage, StageName
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
-from satcascade.evaluation.distances import FRECHET_IMAGES, Statistics, frechet
-from satcascade.evaluation.features import load_features, real_features
-from satcascade.evaluation.probe import LabelledFeatures, LinearProbe, class_names, label_numbers
-from satcascade.files import full_disk_refused
-from satcascade.precision import autocast
+from satcascade.evaluation.measures.distances import FRECHET_IMAGES, Statistics, frechet
+from satcascade.evaluation.measures.probe import LabelledFeatures, LinearProbe, class_names, label_numbers
+from satcascade.evaluation.networks.features import load_features, real_features
+from satcascade.hardware.precision import autocast
+from satcascade.io.files import full_disk_refused
 from satcascade.seeds import derived_seed
 from satcascade.training.batches import BatchSource
+from satcascade.training.device_data import DeviceData, to_float
 from satcascade.training.history import read_rows, truncate
 from satcascade.training.loss import DenoisingLoss
 from satcascade.training.processes import shared_out
-from satcascade.training.resident import DeviceData, to_float
 from satcascade.training.samples import draw, spread
 
 VALIDATION = "validation.jsonl"

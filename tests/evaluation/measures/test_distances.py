@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from satcascade.errors import UsageError
-from satcascade.evaluation.distances import (
+from satcascade.evaluation.measures.distances import (
     FewImagesWarning,
     Statistics,
     frechet,
@@ -18,7 +18,7 @@ from satcascade.evaluation.distances import (
 )
 
 # Few images are enough here.
-pytestmark = pytest.mark.filterwarnings("ignore::satcascade.evaluation.distances.FewImagesWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::satcascade.evaluation.measures.distances.FewImagesWarning")
 
 
 def features(n: int, width: int, seed: int, shift: float = 0.0) -> Tensor:

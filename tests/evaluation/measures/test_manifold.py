@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from satcascade.errors import UsageError
-from satcascade.evaluation.manifold import manifold_scores
+from satcascade.evaluation.measures.manifold import manifold_scores
 
 
 def blobs(n: int, seed: int, kinds: int = 5, noise: float = 1.0) -> Tensor:
@@ -63,7 +63,7 @@ def test_agrees_with_the_definition_across_blocks_of_rows(monkeypatch: pytest.Mo
     a, b, k = blobs(50, 1), blobs(40, 2), 3
     radii = [torch.cdist(x, x).sort(1).values[:, k] for x in (a, b)]
     between = torch.cdist(a, b)
-    monkeypatch.setattr("satcascade.evaluation.manifold._ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("satcascade.evaluation.measures.manifold._ROWS_AT_ONCE", 7)
     found = manifold_scores(a, b, "net", k)
     assert found.metrics() == pytest.approx(
         {

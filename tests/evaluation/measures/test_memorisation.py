@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from satcascade.errors import UsageError
-from satcascade.evaluation.feature_network import FeatureNetwork
-from satcascade.evaluation.features import load_features
-from satcascade.evaluation.memorisation import (
+from satcascade.evaluation.measures.memorisation import (
     SYMMETRIES,
     Memorisation,
     coefficients,
@@ -23,6 +21,8 @@ from satcascade.evaluation.memorisation import (
     memorisation,
     perceptual_hash,
 )
+from satcascade.evaluation.networks.feature_network import FeatureNetwork
+from satcascade.evaluation.networks.features import load_features
 
 
 def picture(seed: int, size: int = 64) -> Image.Image:
@@ -171,7 +171,7 @@ def test_features_find_planted_copies_however_they_lie(efficientnet: FeatureNetw
 def test_the_answer_does_not_depend_on_how_many_are_asked_together(monkeypatch: pytest.MonkeyPatch) -> None:
     generated = [turned(TRAIN[seed], seed % 8) for seed in range(10)]
     together = measured(generated).generated
-    monkeypatch.setattr("satcascade.evaluation.memorisation._ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("satcascade.evaluation.measures.memorisation._ROWS_AT_ONCE", 3)
     apart = measured(generated).generated
     assert together.row.tolist() == apart.row.tolist() == list(range(10))
     np.testing.assert_allclose(together.similarity, apart.similarity, atol=1e-5)

@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
+from test_evaluation_distances import Passing
 from torch import Tensor
 
-from satcascade.evaluation.clip import clip_score
-from satcascade.evaluation.distances import frechet, kernel_distance
-from satcascade.evaluation.feature_network import FeatureNetwork
-from satcascade.evaluation.features import load_features
-from satcascade.evaluation.manifold import ManifoldScores, manifold_scores
-from satcascade.evaluation.probe import LabelledFeatures, class_names, label_numbers
-from satcascade.evaluation.scene import scene_accuracy
+from satcascade.evaluation.measures.distances import frechet, kernel_distance
+from satcascade.evaluation.measures.manifold import ManifoldScores, manifold_scores
+from satcascade.evaluation.measures.probe import LabelledFeatures, class_names, label_numbers
+from satcascade.evaluation.measures.scene import scene_accuracy
+from satcascade.evaluation.networks.clip import clip_score
+from satcascade.evaluation.networks.feature_network import FeatureNetwork
+from satcascade.evaluation.networks.features import load_features
 from synthetic import CLASSES, synthetic_image
-from test_evaluation_distances import Passing
 
-pytestmark = pytest.mark.filterwarnings("ignore::satcascade.evaluation.distances.FewImagesWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::satcascade.evaluation.measures.distances.FewImagesWarning")
 
 SIDE = 64
 COUNT = 40

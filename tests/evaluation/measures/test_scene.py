@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.evaluation.probe import LabelledFeatures, LinearProbe, class_names, label_numbers
-from satcascade.evaluation.scene import SceneAccuracy, scene_accuracy
+from satcascade.evaluation.measures.probe import LabelledFeatures, LinearProbe, class_names, label_numbers
+from satcascade.evaluation.measures.scene import SceneAccuracy, scene_accuracy
 
 CLASSES = ["Beach", "Desert", "Forest", "Pond"]
 WIDTH = 12
@@ -101,7 +101,7 @@ def test_the_result_depends_on_the_seed_and_on_no_global_state() -> None:
 def test_the_probe_begins_as_the_one_that_measured_the_anchors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("satcascade.evaluation.probe.STEPS", 0)
+    monkeypatch.setattr("satcascade.evaluation.measures.probe.STEPS", 0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         expected = torch.nn.Linear(WIDTH, 4)

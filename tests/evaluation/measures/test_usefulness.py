@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from satcascade.errors import UsageError
-from satcascade.evaluation.probe import LabelledFeatures
-from satcascade.evaluation.usefulness import BOTH, REAL, SYNTHETIC, Usefulness, fits, usefulness
+from satcascade.evaluation.measures.probe import LabelledFeatures
+from satcascade.evaluation.measures.usefulness import BOTH, REAL, SYNTHETIC, Usefulness, fits, usefulness
 
 CLASSES = ["Beach", "Desert", "Forest"]
 WIDTH = 24

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.evaluation.clip import clip_score, load_clip
-from satcascade.evaluation.features import load_features
+from satcascade.evaluation.networks.clip import clip_score, load_clip
+from satcascade.evaluation.networks.features import load_features
 from synthetic import CLASSES, synthetic_image, synthetic_rows
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.evaluation import inception
-from satcascade.evaluation.bundle import RealImages
-from satcascade.evaluation.feature_network import FeatureNetwork
-from satcascade.evaluation.features import features_path, load_features, real_features
+from satcascade.evaluation.inputs import RealImages
+from satcascade.evaluation.networks import inception
+from satcascade.evaluation.networks.feature_network import FeatureNetwork
+from satcascade.evaluation.networks.features import features_path, load_features, real_features
 from synthetic import synthetic_image
 
 

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.evaluation.report import write_report
-from satcascade.evaluation.report_data import thumbnail_path
+from satcascade.evaluation.report.data import thumbnail_path
+from satcascade.evaluation.report.page import write_report
 
 CLASSES = ["Pond", "Desert", "Forest"]
 # Each with the text that the page must show for it.

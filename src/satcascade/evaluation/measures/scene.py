@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from satcascade.evaluation.probe import LabelledFeatures, LinearProbe
+from satcascade.evaluation.measures.probe import LabelledFeatures, LinearProbe
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from satcascade.errors import UsageError
-from satcascade.evaluation.probe import LabelledFeatures, LinearProbe
+from satcascade.evaluation.measures.probe import LabelledFeatures, LinearProbe
 
 SIZES = (5, 20, 100)
 SEEDS = (0, 1, 2)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from satcascade.errors import SatcascadeError, UsageError, one_line
-from satcascade.evaluation.feature_network import FeatureNetwork, weights_fingerprint
+from satcascade.evaluation.networks.feature_network import FeatureNetwork, weights_fingerprint
 
 CLIP_PREFIX = "clip-image:"
 DEFAULT_CLIP = "openai/clip-vit-base-patch32"

@@ -25,11 +25,11 @@ from torch import Tensor
 
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError, one_line
-from satcascade.evaluation.bundle import RealImages
-from satcascade.evaluation.clip import CLIP_PREFIX, load_clip
-from satcascade.evaluation.feature_network import PROTOCOL_SIZE, FeatureNetwork, weights_fingerprint
-from satcascade.evaluation.inception import WIDTHS, load_inception
-from satcascade.files import written_whole
+from satcascade.evaluation.inputs import RealImages
+from satcascade.evaluation.networks.clip import CLIP_PREFIX, load_clip
+from satcascade.evaluation.networks.feature_network import PROTOCOL_SIZE, FeatureNetwork, weights_fingerprint
+from satcascade.evaluation.networks.inception import WIDTHS, load_inception
+from satcascade.io.files import written_whole
 
 EFFICIENTNET = "efficientnet-lite0"
 INCEPTIONS = {f"inception-{width}": width for width in WIDTHS}

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from satcascade.cache import cache_folder
 from satcascade.errors import SatcascadeError, one_line
-from satcascade.files import sha256_of_file, written_whole
+from satcascade.io.cache import cache_folder
+from satcascade.io.files import sha256_of_file, written_whole
 
 WEIGHTS_URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 INPUT_SIZE = 299

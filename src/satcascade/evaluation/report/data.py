@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from satcascade.errors import SatcascadeError, one_line
-from satcascade.files import written_whole
+from satcascade.io.files import written_whole
 
 METRICS = "metrics.json"
 DETAILS = "details.json"

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from satcascade.evaluation.report_data import Report, Sweep
-from satcascade.evaluation.report_tables import SET_MEASURES, SINGLE_MEASURES, network_title, networks
-from satcascade.files import written_whole
+from satcascade.evaluation.report.data import Report, Sweep
+from satcascade.evaluation.report.tables import SET_MEASURES, SINGLE_MEASURES, network_title, networks
+from satcascade.io.files import written_whole
 
 # Drawn in these colours, shown in the page's variables: no other colour is used in a figure.
 _INK, _RULE = "#010203", "#010204"

@@ -14,10 +14,15 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from satcascade.errors import SatcascadeError, UsageError, one_line
-from satcascade.evaluation import report_tables
-from satcascade.evaluation.figures import FigureSvg, comparison_figures, confusion_figure, sweep_figures
-from satcascade.evaluation.report_data import MEMORISATION, GeneratedImage, Report, Sweep
-from satcascade.files import written_whole
+from satcascade.evaluation.report import tables
+from satcascade.evaluation.report.data import MEMORISATION, GeneratedImage, Report, Sweep
+from satcascade.evaluation.report.figures import (
+    FigureSvg,
+    comparison_figures,
+    confusion_figure,
+    sweep_figures,
+)
+from satcascade.io.files import written_whole
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -156,9 +161,9 @@ def _page(reports: Sequence[Report], drawn: _Drawn) -> str:
                 for name, report in zip(names[1:], reports[1:], strict=True)
                 if report.details.notes
             ],
-            headline=report_tables.headline(reports),
-            class_rows=report_tables.class_rows(details),
-            usefulness=report_tables.usefulness_table(main.metrics),
+            headline=tables.headline(reports),
+            class_rows=tables.class_rows(details),
+            usefulness=tables.usefulness_table(main.metrics),
             comparisons=drawn.comparisons,
             sweeps=drawn.sweeps,
             confusion=drawn.confusion,
@@ -166,8 +171,8 @@ def _page(reports: Sequence[Report], drawn: _Drawn) -> str:
             extremes=_extremes(main, images),
             sheet=_sheet(main.folder / MEMORISATION),
             nearest=_nearest(details.images),
-            number=report_tables.number,
-            flat=report_tables.flat,
+            number=tables.number,
+            flat=tables.flat,
         )
     )
 
@@ -234,9 +239,9 @@ def _picture(report: Report, image: GeneratedImage) -> Picture:
     elif image.label is not None:
         facts.append(image.label)
     if image.confidence is not None:
-        facts.append(f"probability {report_tables.number(image.confidence, 2)}")
+        facts.append(f"probability {tables.number(image.confidence, 2)}")
     if image.clip_score is not None:
-        facts.append(f"CLIP {report_tables.number(image.clip_score)}")
+        facts.append(f"CLIP {tables.number(image.clip_score)}")
     uri = _data_uri(report.thumbnail(image.file), side=128, most=_LARGEST_THUMBNAIL)
     return Picture(uri, image, "; ".join(facts))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from satcascade.evaluation.report_data import Details, Report
+from satcascade.evaluation.report.data import Details, Report
 
 # RSDiff's published headline (Sebaq and ElHelw 2024, doi 10.1007/s00521-024-10363-3) on the RSICD test split.
 RSDIFF_N = 1093
