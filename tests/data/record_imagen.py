@@ -1,4 +1,6 @@
-"""Record what imagen-pytorch 2.1.0 computes, with tiny random networks, for tests/models/test_rsdiff_parity.py.
+"""Record what imagen-pytorch 2.1.0 computes, with tiny random networks.
+
+For tests/models/test_rsdiff_parity.py:
 
     PEER/bin/python tests/data/record_imagen.py FOLDER [--variant tiny|other]
 

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from cheap_features import pixel_network
 from satcascade import cli
 from satcascade.data.prepare import prepare
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.evaluation import run as evaluation
-from satcascade.evaluation.networks.feature_network import FeatureNetwork
 from satcascade.evaluation.report.data import Sweep
 from satcascade.evaluation.report.figures import sweep_figures
 from satcascade.sweep.run import SweepRequest, sweep
@@ -29,11 +29,6 @@ pytest.importorskip("matplotlib")
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array:DeprecationWarning", "ignore::satcascade.evaluation.run.EvaluationWarning"
 )
-
-
-def pixel_network(name: str = "efficientnet-lite0", *_: object) -> FeatureNetwork:
-    """Colours of 3 x 3 places: as a feature network behaves, and costs nothing."""
-    return FeatureNetwork(name, 27, "0" * 16, 3, lambda images: images.flatten(1).float() / 64)
 
 
 @pytest.fixture(autouse=True)
@@ -164,7 +159,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from satcascade.evaluation import run
 from satcascade.sweep.run import SweepRequest, sweep
-from test_sweep import pixel_network
+from cheap_features import pixel_network
 run.load_features = pixel_network
 data, model, out = sys.argv[2:]
 sweep(SweepRequest(Path(data), Path(out), model, guidance=(1.0, 2.0), n=12, metrics=("frechet",),
@@ -174,7 +169,7 @@ sweep(SweepRequest(Path(data), Path(out), model, guidance=(1.0, 2.0), n=12, metr
 
 def test_a_killed_sweep_goes_on_to_what_an_uninterrupted_one_makes(request_of, data, tiny_model, tmp_path):
     whole = sweep(request_of(out=tmp_path / "whole", guidance=(1.0, 2.0), n=12, batch_size=2), progress=False)
-    arguments = [str(Path(__file__).parent), str(data), str(tiny_model), str(tmp_path / "out")]
+    arguments = [str(Path(__file__).parents[1]), str(data), str(tiny_model), str(tmp_path / "out")]
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "out").glob("*guidance-2*/0*.png")):

@@ -4,8 +4,8 @@ The networks are told a log-SNR, lambda; ``diffusers`` counts timesteps 0 ... T-
 log-SNR curve over t in [0, 1] becomes such a table by fixing alpha_bar_k = sigmoid(lambda(k / (T - 1)))
 (:func:`satcascade.diffusion.process.trained_betas`), and every timestep of a scheduler is turned back into
 the log-SNR that its table has there (:func:`log_snr_at`, :func:`step_log_snrs`). Schedulers that work on
-sigma = sqrt((1 - alpha_bar) / alpha_bar) scale the network's input down to the same variance-preserving process
-themselves.
+sigma = sqrt((1 - alpha_bar) / alpha_bar) scale the network's input down to the same variance-preserving
+process themselves.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cheap_features import Passing
 from satcascade.errors import UsageError
 from satcascade.evaluation.measures.distances import (
     FewImagesWarning,
@@ -159,14 +160,3 @@ def test_features_of_different_networks_are_refused() -> None:
     for measure in (frechet_distance, kernel_distance):
         with pytest.raises(UsageError, match="width 4 and 5"):
             measure(features(10, 4, 1), features(10, 5, 1), "x")
-
-
-class Passing(torch.nn.Module):
-    """In place of a network: what it is given are the features."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.num_features = width
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFilter
-from test_evaluation_distances import Passing
 from torch import Tensor
 
+from cheap_features import Passing
 from satcascade.evaluation.measures.distances import frechet, kernel_distance
 from satcascade.evaluation.measures.manifold import ManifoldScores, manifold_scores
 from satcascade.evaluation.measures.probe import LabelledFeatures, class_names, label_numbers
