@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from satcascade.config.preset import Preset, Training, load_preset
 from satcascade.data.prepared import PreparedDataset
+from satcascade.data.views import dihedral, jittered
 from satcascade.diffusion.process import cosine_log_snr
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.models.denoiser import resize_low_res
@@ -33,7 +34,7 @@ from satcascade.training.assemble import assemble
 from satcascade.training.averages import WeightAverage
 from satcascade.training.batches import BatchSource
 from satcascade.training.checkpoints import CheckpointFolder
-from satcascade.training.device_data import DeviceData, dihedral, jittered
+from satcascade.training.device_data import DeviceData
 from satcascade.training.optimizers import learning_rate, make_optimizers, orthogonalize
 from satcascade.training.run import train
 from satcascade.training.run_folder import initial_weights, trained_stage

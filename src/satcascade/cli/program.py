@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from satcascade.cli.data import prepare
+from satcascade.cli.encode import encode
 from satcascade.cli.evaluation import evaluate, report, sweep
 from satcascade.cli.sampling import sample
 from satcascade.cli.training import assemble, runs, train
@@ -37,7 +38,7 @@ def _options(
 
 
 # The order of the help.
-for _command in (sample, prepare, train, runs, assemble, convert, export, evaluate, sweep, report):
+for _command in (sample, prepare, encode, train, runs, assemble, convert, export, evaluate, sweep, report):
     app.command()(_command)
 
 

@@ -58,6 +58,7 @@ class CompactModel(_Section):
     preconditioned: bool = True
     detail_width: PositiveInt | None = None
     detail_blocks: PositiveInt = 1
+    in_channels: PositiveInt = 3
 
 
 class RSDiffModel(_Section):
@@ -182,6 +183,8 @@ class Training(_Section):
         fsdp: with several processes, let each keep only its part of weights, averages, gradients and
             optimiser state (fully sharded data parallel), for networks that fill a GPU; needs ``adamw``.
         resident: keep the data on the GPU; null does where they take at most a quarter of its free memory.
+        latents: of stages that diffuse latents: take those that ``satcascade encode`` has stored, or compute
+            them on the device from images, augmented in pixels.
         validate_every: steps between validations of the averaged weights on the split ``val``, of which there
             is one at the end too; 0 is never.
         validation_images: how many of them the validation loss is measured on, at fixed noise.
@@ -228,6 +231,7 @@ class Training(_Section):
     activation_checkpointing: bool = False
     fsdp: bool = False
     resident: bool | None = None
+    latents: Literal["stored", "computed"] = "stored"
     validate_every: int = Field(0, ge=0)
     validation_images: PositiveInt = 256
     validate_samples: int = Field(0, ge=0)
@@ -289,10 +293,20 @@ class Sampling(_Section):
 
 
 class Preset(_Section):
-    """A whole cascade."""
+    """A whole cascade.
+
+    Attributes:
+        name: of the preset.
+        text_encoder: whose embeddings its networks take.
+        codec: what the base stage diffuses: ``pixels``, ``builtin`` (latents of the autoencoder in the
+            package), or the folder of an autoencoder (``vae``).
+        base, sr: the stages.
+        sampling: defaults of the pipeline.
+    """
 
     name: str
     text_encoder: str
+    codec: str = "pixels"
     base: Stage
     sr: Stage
     sampling: Sampling

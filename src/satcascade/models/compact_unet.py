@@ -33,7 +33,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
     (:func:`satcascade.diffusion.process.preconditioning`), if nothing else is said.
 
     Args:
-        sample_size: pixels a side, S.
+        sample_size: pixels (positions of latents) a side, S.
         patch_size: side of the pixel block that makes one position.
         widths: channels of each level; each level halves the resolution of the one before.
         blocks: ResNet blocks of each level, going down and again going up.
@@ -58,6 +58,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
             and the image itself and adds what lies within a patch. It starts as nothing, so that a trained
             network can be given one. None is no such level.
         detail_blocks: its ResNet blocks.
+        in_channels: channels of what it denoises, C: 3 for images, those of the codec for latents.
     """
 
     _supports_gradient_checkpointing = True
@@ -85,6 +86,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
         preconditioned: bool = True,
         detail_width: int | None = None,
         detail_blocks: int = 1,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         if not len(widths) == len(blocks) == len(attention):
@@ -98,7 +100,7 @@ class CompactUNet(ModelMixin, ConfigMixin):
         self.text = _TextHead(text_dim, cond_dim)
         self.noise_level = _NoiseLevel(cond_dim)
         self.low_res_level = _NoiseLevel(cond_dim) if low_res else None
-        pixels = 3 * patch_size**2
+        pixels = in_channels * patch_size**2
         pixels_in = pixels * (2 if low_res else 1)
         self.stem = nn.Conv2d(pixels_in, widths[0], 3, padding=1)
         self.filters = nn.Conv2d(pixels_in, _FILTERS * pixels, 3, padding=1, bias=False)
@@ -158,14 +160,14 @@ class CompactUNet(ModelMixin, ConfigMixin):
         """Predict what ``prediction_type`` says.
 
         Args:
-            sample: x_t, (B, 3, H, W); H and W divide by patch_size * 2^(levels - 1).
+            sample: x_t, (B, C, H, W); H and W divide by patch_size * 2^(levels - 1).
             log_snr: (B,) noise level of ``sample``.
             text: from :meth:`encode_text`.
             low_res: the low-resolution image at the size of ``sample``, noised at ``low_res_log_snr``.
             low_res_log_snr: (B,).
 
         Returns:
-            The prediction of shape (B, 3, H, W), float32.
+            The prediction of shape (B, C, H, W), float32.
 
         Raises:
             ValueError: a low-resolution image is missing, or given to a network that takes none.

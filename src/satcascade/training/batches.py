@@ -19,15 +19,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from satcascade.config.preset import Training
+from satcascade.data.views import MIRRORED, SYMMETRIES, cut, jittered, to_float
 from satcascade.diffusion.process import cosine_log_snr, linear_log_snr, normal_log_snr
 from satcascade.errors import UsageError
+from satcascade.models.codec import Codec, PixelCodec
 from satcascade.models.denoiser import resize_low_res
 from satcascade.models.text import TextEmbeddings
 from satcascade.seeds import derived_seed
-from satcascade.training.device_data import DeviceData, cut, jittered, to_float
+from satcascade.training.device_data import DeviceData
 
-# Of the eight symmetries that `dihedral` counts: left and right exchanged.
-_MIRRORED = 7
 # A compiled network is compiled anew for each length of captions: lengths are rounded up to this.
 _COMPILED_LENGTHS = 16
 
@@ -37,8 +37,8 @@ class Batch:
     """What one step trains on.
 
     Attributes:
-        images: x_0, (B, 3, S, S) in [-1, 1].
-        noise: (B, 3, S, S), standard normal.
+        images: x_0, (B, C, S, S): images in [-1, 1], or their latents.
+        noise: the same shape, standard normal.
         log_snr: (B,).
         text: embeddings of one caption an image.
         keep: (B,) bool, False where the caption is dropped.
@@ -89,6 +89,7 @@ class BatchSource:
         low_res_resize: None in the base stage, otherwise how low-resolution images are brought back up.
         process: index of this process.
         processes: how many share each batch.
+        codec: what the stage diffuses, on the data's device; pixels if nothing is said.
 
     Raises:
         UsageError: the prepared images or the crop do not fit the stage's size, super-resolution has no
@@ -103,10 +104,12 @@ class BatchSource:
         low_res_resize: str | None,
         process: int = 0,
         processes: int = 1,
+        codec: Codec | None = None,
     ):
         self.data = data
         self.training = training
         self.image_size = image_size
+        self.codec = codec or PixelCodec()
         self.low_res_resize = low_res_resize
         self.shard = slice(process, None, processes)
         prepared_size = data.dataset.image_size
@@ -124,6 +127,16 @@ class BatchSource:
                 f"a batch of {training.batch_size} images cannot be shared by {processes} processes in "
                 f"{training.accumulate} parts each: lower --processes or training.accumulate"
             )
+        for name, pixels in (("stage", image_size), ("training.crop", training.crop or image_size)):
+            if pixels % self.codec.factor:
+                raise UsageError(
+                    f"{pixels} px ({name}) are not possible with a codec of {self.codec.factor} px a "
+                    "position: give a multiple"
+                )
+        if data.latents is not None and training.colour_jitter:
+            raise UsageError("training.colour_jitter changes pixels: set training.latents=computed for it")
+        if self.codec.factor > 1 and low_res_resize is not None:
+            raise UsageError("a super-resolution stage works on pixels: give it no codec")
         if low_res_resize is not None and training.low_res_noise is None:
             raise UsageError("training.low_res_noise must be set for a super-resolution stage")
 
@@ -136,7 +149,7 @@ class BatchSource:
         # is the same however many there are.
         rows = self._rows(step)
         caption = torch.rand(size, generator=chance)
-        symmetry = torch.randint(8, (size,), generator=chance)
+        symmetry = torch.randint(SYMMETRIES, (size,), generator=chance)
         corner = torch.rand(size, 2, generator=chance)
         keep = torch.rand(size, generator=chance) >= training.caption_dropout
         # Stratified: a batch covers the noise levels evenly, which makes its gradient less noisy.
@@ -149,7 +162,7 @@ class BatchSource:
         noises = chance
         if data.device.type != "cpu":
             noises = torch.Generator(data.device).manual_seed(derived_seed(training.seed, "noise", step))
-        shape = (size, 3, side, side)
+        shape = (size, self.codec.channels, side // self.codec.factor, side // self.codec.factor)
         noise = torch.randn(shape, generator=noises, device=data.device)[mine]
         low_res_log_snr = low_res_noise = None
         if self.low_res_resize is not None:
@@ -158,19 +171,21 @@ class BatchSource:
 
         counts = torch.from_numpy(data.caption_counts[rows])
         choice = (caption * counts).long() if training.all_captions else torch.zeros_like(counts)
-        views = self._views(rows[mine])
         if training.symmetries == "flip":
-            symmetry = _MIRRORED * (symmetry % 2)
+            symmetry = MIRRORED * (symmetry % 2)
         elif not training.symmetries:
             symmetry = torch.zeros_like(symmetry)
-        if side < self.image_size or training.symmetries:
-            place = (corner.double() * (self.image_size - side + 1)).long()
-            views = cut(views, data.send(place[mine]), data.send(symmetry[mine]), side)
-        if training.colour_jitter:
-            # From a generator of its own: without it a run is what it was before there was any.
-            colours = torch.Generator().manual_seed(derived_seed(training.seed, "colour", step))
-            change = (2 * torch.rand(size, 3, generator=colours) - 1) * training.colour_jitter
-            views = [jittered(view, data.send(change[mine])) for view in views]
+        if data.latents is not None:
+            views = [self._stored(rows[mine], symmetry[mine], corner[mine], side)]
+        else:
+            views = self._augmented(rows[mine], symmetry[mine], corner[mine], side)
+            if training.colour_jitter:
+                # From a generator of its own: without it a run is what it was before there was any.
+                colours = torch.Generator().manual_seed(derived_seed(training.seed, "colour", step))
+                change = (2 * torch.rand(size, 3, generator=colours) - 1) * training.colour_jitter
+                views = [jittered(view, data.send(change[mine])) for view in views]
+            with torch.no_grad():
+                views[0] = self.codec.encode(views[0])
         return Batch(
             images=views[0],
             noise=noise,
@@ -205,7 +220,24 @@ class BatchSource:
             rows[here] = self.data.rows[order[places[here] % count]]
         return rows
 
-    def _views(self, rows: np.ndarray) -> list[Tensor]:
+    def _stored(self, rows: np.ndarray, symmetry: Tensor, corner: Tensor, side: int) -> Tensor:
+        """Stored latents (B, C, s, s) of views, or a crop of them."""
+        latents = self.data.stored_latents(rows, symmetry.numpy())
+        side //= self.codec.factor
+        if side == latents.shape[-1]:
+            return latents
+        place = (corner.double() * (latents.shape[-1] - side + 1)).long()
+        return cut([latents], self.data.send(place), self.data.send(torch.zeros_like(symmetry)), side)[0]
+
+    def _augmented(self, rows: np.ndarray, symmetry: Tensor, corner: Tensor, side: int) -> list[Tensor]:
+        """Images (B, 3, s, s), cropped and turned; for super-resolution also its inputs, alike."""
+        views = self._images(rows)
+        if side == self.image_size and not self.training.symmetries:
+            return views
+        place = (corner.double() * (self.image_size - side + 1)).long()
+        return cut(views, self.data.send(place), self.data.send(symmetry), side)
+
+    def _images(self, rows: np.ndarray) -> list[Tensor]:
         """The stage's images (B, 3, S, S); for super-resolution also its inputs, resized to S."""
         images = to_float(self.data.images(rows), self.image_size)
         if self.low_res_resize is None:

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from satcascade.data.latents import StoredLatents
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.models.text import TextEmbeddings
@@ -27,6 +27,7 @@ class DeviceData:
         dataset: prepared images and captions.
         split: which rows.
         device: where batches are needed.
+        latents: stored latents to train on in place of the images; all views that are open.
         resident: None decides by the free memory: where images and tokens take at most a quarter of it. On a
             CPU they stay in the memory map then.
 
@@ -35,6 +36,7 @@ class DeviceData:
         split: what was given.
         rows: int64, the rows of the split in the set.
         device: what was given.
+        latents: what was given.
         resident: whether the data are on the device.
 
     Raises:
@@ -43,24 +45,36 @@ class DeviceData:
     """
 
     def __init__(
-        self, dataset: PreparedDataset, split: str, device: torch.device, resident: bool | None = None
+        self,
+        dataset: PreparedDataset,
+        split: str,
+        device: torch.device,
+        resident: bool | None = None,
+        latents: StoredLatents | None = None,
     ):
         self.dataset = dataset
         self.split = split
         self.rows = dataset.indices(split)
         self.device = device
+        self.latents = latents
         if len(self.rows) < 1:
             raise UsageError(f"split '{split}' of the prepared set holds no images")
         if resident is None:
             resident = self._bytes() <= _SHARE * _free_memory(device)
         self.resident = resident
+        self._views: dict[int, npt.NDArray[np.float16] | Tensor] = dict(latents.views if latents else {})
         self._images: npt.NDArray[np.uint8] | Tensor = dataset.images
         self._tokens: npt.NDArray[np.float16] | Tensor = dataset.embeddings
         # Where the image of a row of the set stands in ``_images``.
         self._place = np.arange(len(dataset))
         if self.resident:
             try:
-                self._images = _copied(dataset.images, self.rows, device)
+                if latents is None:
+                    self._images = _copied(dataset.images, self.rows, device)
+                else:
+                    self._views = {
+                        number: _copied(view, self.rows, device) for number, view in latents.views.items()
+                    }
                 self._tokens = _copied(dataset.embeddings, np.arange(len(dataset.embeddings)), device)
             except torch.cuda.OutOfMemoryError as error:
                 raise SatcascadeError(
@@ -78,6 +92,16 @@ class DeviceData:
     def images(self, rows: npt.NDArray[np.int64]) -> Tensor:
         """The images of B rows of the split, uint8 (B, S, S, 3), on the device."""
         return self._pick(self._images, self._place[rows])
+
+    def stored_latents(self, rows: npt.NDArray[np.int64], symmetries: npt.NDArray[np.int64]) -> Tensor:
+        """The latents of B rows of the split under B symmetries, float32 (B, C, h, w), on the device."""
+        assert self.latents is not None
+        gathered = torch.empty((len(rows), *self.latents.shape), device=self.device)
+        for number in np.unique(symmetries):
+            here = np.flatnonzero(symmetries == number)
+            picked = self._pick(self._views[int(number)], self._place[rows[here]]).float()
+            gathered[self.send(torch.from_numpy(here))] = picked
+        return gathered
 
     def text(
         self, rows: npt.NDArray[np.int64], choice: npt.NDArray[np.int64], multiple: int = 1
@@ -113,73 +137,9 @@ class DeviceData:
 
     def _bytes(self) -> int:
         """What resident data take."""
-        return len(self.rows) * self.dataset.images[0].nbytes + self.dataset.embeddings.nbytes
-
-
-def to_float(images: Tensor, size: int) -> Tensor:
-    """Images as the networks see them.
-
-    Args:
-        images: uint8 (B, H, H, 3).
-        size: a divisor of H; images are averaged down to it.
-
-    Returns:
-        float32 (B, 3, size, size) in [-1, 1].
-    """
-    planes = images.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
-    pixels = images.shape[1] // size
-    return planes if pixels == 1 else F.avg_pool2d(planes, pixels)
-
-
-def cut(views: list[Tensor], corner: Tensor, symmetry: Tensor, side: int) -> list[Tensor]:
-    """Cut a square out of each image and turn it; the same in all views.
-
-    Args:
-        views: each (B, C, S, S).
-        corner: (B, 2) int64, top and left.
-        symmetry: (B,) int64, see :func:`dihedral`.
-        side: of the square.
-
-    Returns:
-        Each view as (B, C, side, side).
-    """
-    size = views[0].shape[-1]
-    grid = torch.arange(side, device=corner.device)[:, None] * size + torch.arange(side, device=corner.device)
-    turned = torch.stack([dihedral(grid, number) for number in range(8)]).flatten(1)
-    index = turned[symmetry] + (corner[:, :1] * size + corner[:, 1:])
-    return [
-        view.flatten(2).gather(2, index[:, None].expand(-1, view.shape[1], -1)).unflatten(2, (side, side))
-        for view in views
-    ]
-
-
-def jittered(images: Tensor, change: Tensor) -> Tensor:
-    """Change saturation, contrast and brightness of each image, clipped to the range of values.
-
-    Args:
-        images: (B, 3, S, S) in [-1, 1].
-        change: (B, 3), each in (-1, 1): of the factors on distances from grey and from medium grey, and of
-            the shift in units of half the range of values.
-
-    Returns:
-        (B, 3, S, S) in [-1, 1].
-    """
-    saturation, contrast, brightness = change.to(images.dtype)[..., None, None, None].unbind(1)
-    grey = images.mean(dim=1, keepdim=True)
-    coloured = torch.lerp(grey, images, 1 + saturation)
-    return (coloured * (1 + contrast) + brightness).clamp(-1, 1)
-
-
-def dihedral(image: Tensor, symmetry: int) -> Tensor:
-    """One of the eight symmetries of the square; an overhead image has no up.
-
-    Args:
-        image: (..., S, S).
-        symmetry: 0 to 3 are quarter turns; 4 to 7 the same after a transposition.
-    """
-    if symmetry >= 4:
-        image = image.transpose(-1, -2)
-    return torch.rot90(image, symmetry % 4, dims=(-2, -1))
+        tables = [self.dataset.images] if self.latents is None else list(self.latents.views.values())
+        each = sum(table[:1].nbytes for table in tables)
+        return len(self.rows) * each + self.dataset.embeddings.nbytes
 
 
 def _copied(table: npt.NDArray[np.generic], rows: npt.NDArray[np.int64], device: torch.device) -> Tensor:

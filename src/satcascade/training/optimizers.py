@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from satcascade.config.preset import Training
+from satcascade.hardware.precision import bf16_is_fast
 
 # Coefficients of the quintic iteration of Jordan et al. 2024 ("Muon: an optimizer for hidden layers"):
 # they push all singular values near 1 in five rounds, without converging exactly.
@@ -78,11 +79,13 @@ def orthogonalize(matrices: Tensor) -> Tensor:
         matrices: (N, rows, columns); batched, so that a network takes few kernel launches.
 
     Returns:
-        The same shape and type; computed in bfloat16, which the iteration tolerates.
+        The same shape and type; computed in bfloat16, which the iteration tolerates, where that is fast.
     """
     a, b, c = _QUINTIC
     tall = matrices.shape[1] > matrices.shape[2]
-    x = (matrices.mT if tall else matrices).bfloat16()
+    x = matrices.mT if tall else matrices
+    if bf16_is_fast(matrices.device):
+        x = x.bfloat16()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     unused = x.new_zeros(1, 1, 1)
     for _ in range(_ROUNDS):

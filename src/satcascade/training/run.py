@@ -15,9 +15,13 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from satcascade.config.preset import Preset, StageName, load_preset
+from satcascade.data.latents import StoredLatents
 from satcascade.data.prepared import PreparedDataset
+from satcascade.data.views import MIRRORED, SYMMETRIES
 from satcascade.errors import UsageError
 from satcascade.hardware.precision import compute_dtype
+from satcascade.models.codec import PIXELS, Codec, LatentCodec
+from satcascade.pipelines.folder import BUILTIN
 from satcascade.training.device_data import DeviceData
 from satcascade.training.processes import any_of
 from satcascade.training.stage_trainer import StageTrainer
@@ -77,7 +81,15 @@ def train(
         # Features of real images, computed once for validation, let the other processes wait.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
     )
-    on_device = DeviceData(dataset, split, accelerator.device, _common(settings, stages, "resident"))
+    codec = open_codec(settings.codec, accelerator.device)
+    _check_channels(settings, stages, codec)
+    on_device = DeviceData(
+        dataset,
+        split,
+        accelerator.device,
+        _common(settings, stages, "resident"),
+        stored_latents(settings, stages, dataset, codec),
+    )
     trainers = [
         StageTrainer(
             stage,
@@ -89,6 +101,7 @@ def train(
             init_from,
             # Two bars would fight for the terminal.
             quiet or stage != stages[0],
+            codec,
         )
         for stage in stages
     ]
@@ -122,6 +135,42 @@ def _check_encoder(settings: Preset, stage: StageName, dataset: PreparedDataset)
             f"{dataset.path} holds embeddings of '{encoder['name']}' ({encoder['dim']} wide), preset "
             f"'{settings.name}' needs '{settings.text_encoder}' ({expected} wide): prepare it again with "
             f"--encoder {settings.text_encoder}"
+        )
+
+
+def open_codec(name: str, device: torch.device | str) -> Codec:
+    """The codec that a preset names, on a device.
+
+    Raises:
+        SatcascadeError: the folder holds no autoencoder, or a damaged one.
+    """
+    if name == "pixels":
+        return PIXELS
+    return LatentCodec.load(BUILTIN / "vae" if name == "builtin" else Path(name)).to(device)
+
+
+def stored_latents(
+    settings: Preset, stages: Sequence[StageName], dataset: PreparedDataset, codec: Codec
+) -> StoredLatents | None:
+    """The latents that the base stage is trained on, where they are to be stored ones.
+
+    Raises:
+        UsageError: they have not been made.
+        SatcascadeError: they are damaged.
+    """
+    stage = settings.base
+    if codec.factor == 1 or stage.training.latents == "computed" or "base" not in stages:
+        return None
+    symmetries = {True: range(SYMMETRIES), "flip": (0, MIRRORED), False: (0,)}[stage.training.symmetries]
+    image_size = stage.training.image_size or stage.model.sample_size * codec.factor
+    return StoredLatents.open(dataset, codec, image_size, symmetries)
+
+
+def _check_channels(settings: Preset, stages: Sequence[StageName], codec: Codec) -> None:
+    channels = getattr(settings.base.model, "in_channels", PIXELS.channels)
+    if "base" in stages and channels != codec.channels:
+        raise UsageError(
+            f"base.model.in_channels is {channels}, its codec has {codec.channels} channels: set it to that"
         )
 
 

@@ -21,6 +21,7 @@ from satcascade.config.preset import Preset, StageName
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.io.files import written_whole
+from satcascade.models.codec import PixelCodec
 from satcascade.models.registry import build_model
 from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.training.checkpoints import CheckpointFolder, read_weights
@@ -42,6 +43,7 @@ _FREE = (
     "compile",
     "fsdp",
     "resident",
+    "latents",
     "validate_every",
     "validation_images",
     "validate_samples",
@@ -62,6 +64,7 @@ def open_run(
     split: str,
     dataset: PreparedDataset,
     init_from: Path | str | None,
+    codec: str,
 ) -> None:
     """Describe a run in its folder, or check that the folder's description is the same.
 
@@ -69,18 +72,20 @@ def open_run(
         UsageError: the folder holds another run (the first difference is named) or other files.
     """
     origin = None if init_from is None else Path(init_from).resolve().name
-    identity = _identity(stage, settings, split, dataset.hash, origin)
+    identity = _identity(stage, settings, split, dataset.hash, origin, codec)
     path = out / RUN_FILE
     if path.exists():
         before = read_description(out)
         # Told anew from the settings: one that a later version added is no difference at its default.
-        known = {key: before["identity"].get(key) for key in ("stage", "split", "data", "init_from")}
+        known = {key: before["identity"].get(key) for key in ("stage", "split", "data", "init_from", "codec")}
         stored = _identity(
             known["stage"],
             Preset.model_validate(before["settings"]),
             known["split"],
             known["data"],
             known["init_from"],
+            # Runs from before there were latents are of pixels.
+            known["codec"] or PixelCodec.fingerprint,
         )
         difference = _difference(stored, identity)
         if difference:
@@ -118,7 +123,7 @@ def _git_state() -> dict[str, Any] | None:
 
 
 def _identity(
-    stage: StageName, settings: Preset, split: str, data: str, init_from: str | None
+    stage: StageName, settings: Preset, split: str, data: str, init_from: str | None, codec: str
 ) -> dict[str, Any]:
     chosen = settings.stage(stage).model_dump(mode="json")
     return {
@@ -128,6 +133,7 @@ def _identity(
         "split": split,
         "data": data,
         "init_from": init_from,
+        "codec": codec,
         "model": chosen["model"],
         "training": {key: value for key, value in chosen["training"].items() if key not in _FREE},
     }

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from satcascade.config.preset import Preset, StageName
 from satcascade.data.prepared import PreparedDataset
+from satcascade.data.views import to_float
 from satcascade.errors import UsageError
 from satcascade.models.text import TextEmbeddings
 from satcascade.pipelines.assembly import build_pipeline
-from satcascade.training.device_data import to_float
 
 _IMAGES = 8
 

@@ -24,6 +24,7 @@ from satcascade.config.preset import Preset, StageName, Training
 from satcascade.errors import SatcascadeError
 from satcascade.io.files import written_whole
 from satcascade.io.locks import held
+from satcascade.models.codec import PIXELS, Codec
 from satcascade.models.registry import build_model
 from satcascade.seeds import derived_seed
 from satcascade.training.averages import PowerAverages, WeightAverage
@@ -58,6 +59,7 @@ class StageTrainer:
         dtype: what the networks compute in.
         init_from: a run or a saved cascade to start from; only read when the run begins.
         quiet: show no progress.
+        codec: what the stage diffuses, on the accelerator's device.
 
     Attributes:
         step: steps done.
@@ -80,6 +82,7 @@ class StageTrainer:
         dtype: torch.dtype,
         init_from: Path | str | None = None,
         quiet: bool = False,
+        codec: Codec = PIXELS,
     ):
         self.out = out
         self.waited = 0.0
@@ -89,14 +92,15 @@ class StageTrainer:
         self.source = BatchSource(
             data,
             self.training,
-            self.training.image_size or config.sample_size,
+            self.training.image_size or config.sample_size * codec.factor,
             config.low_res_resize if config.low_res else None,
             accelerator.process_index,
             accelerator.num_processes,
+            codec,
         )
         self._checkpoints = CheckpointFolder(out, self.training.keep_checkpoints)
         self._validation = (
-            Validation(settings, stage, data.dataset, out, accelerator)
+            Validation(settings, stage, data.dataset, out, accelerator, codec)
             if self.training.validate_every
             else None
         )
@@ -105,7 +109,7 @@ class StageTrainer:
         if init_from is not None and not self._checkpoints.steps():
             model.load_state_dict(initial_weights(init_from, stage, model))
         if accelerator.is_main_process:
-            open_run(out, stage, settings, data.split, data.dataset, init_from)
+            open_run(out, stage, settings, data.split, data.dataset, init_from, codec.fingerprint)
         if self.training.activation_checkpointing:
             model.enable_gradient_checkpointing()
         self._sharded = sharded = self.training.fsdp and accelerator.num_processes > 1

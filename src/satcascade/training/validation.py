@@ -20,16 +20,19 @@ from PIL import Image
 from torch import nn
 
 from satcascade.config.preset import Preset, Stage, StageName
+from satcascade.data.latents import StoredLatents
 from satcascade.data.prepared import PreparedDataset
+from satcascade.data.views import to_float
 from satcascade.errors import UsageError
 from satcascade.evaluation.measures.distances import FRECHET_IMAGES, Statistics, frechet
 from satcascade.evaluation.measures.probe import LabelledFeatures, LinearProbe, class_names, label_numbers
 from satcascade.evaluation.networks.features import load_features, real_features
 from satcascade.hardware.precision import autocast
 from satcascade.io.files import full_disk_refused
+from satcascade.models.codec import PIXELS, Codec
 from satcascade.seeds import derived_seed
 from satcascade.training.batches import BatchSource
-from satcascade.training.device_data import DeviceData, to_float
+from satcascade.training.device_data import DeviceData
 from satcascade.training.history import read_rows, truncate
 from satcascade.training.loss import DenoisingLoss
 from satcascade.training.processes import shared_out
@@ -54,6 +57,7 @@ class Validation:
         dataset: prepared images and captions.
         out: the run's folder.
         accelerator: knows the processes that measure together; None is this one alone.
+        codec: what the stage diffuses.
 
     Attributes:
         rows: those done so far, in order.
@@ -70,6 +74,7 @@ class Validation:
         dataset: PreparedDataset,
         out: Path,
         accelerator: Accelerator | None = None,
+        codec: Codec = PIXELS,
     ):
         self._training = settings.stage(stage).training
         if SPLIT not in dataset.splits:
@@ -77,7 +82,7 @@ class Validation:
                 f"no split '{SPLIT}' in {dataset.path} to validate on: prepare the set with one, or set "
                 "training.validate_every=0"
             )
-        self._loss = FixedLoss(settings.stage(stage), dataset, accelerator)
+        self._loss = FixedLoss(settings.stage(stage), dataset, accelerator, codec)
         samples = self._training.validate_samples
         self._quality = SampleQuality(settings, stage, dataset, samples, accelerator) if samples else None
         self._path = out / VALIDATION
@@ -195,16 +200,28 @@ class FixedLoss:
         stage: network and training.
         dataset: prepared images and captions.
         accelerator: knows the processes that measure together; None is this one alone.
+        codec: what the stage diffuses.
 
     Attributes:
         images: how many it is the mean of: ``training.validation_images``, or all there are.
     """
 
-    def __init__(self, stage: Stage, dataset: PreparedDataset, accelerator: Accelerator | None = None):
+    def __init__(
+        self,
+        stage: Stage,
+        dataset: PreparedDataset,
+        accelerator: Accelerator | None = None,
+        codec: Codec = PIXELS,
+    ):
         self._accelerator = accelerator
         training, model = stage.training, stage.model
         # On the CPU, where draws are the same for all devices.
-        data = DeviceData(dataset, SPLIT, torch.device("cpu"), resident=False)
+        codec = codec.to("cpu")
+        image_size = training.image_size or model.sample_size * codec.factor
+        latents = None
+        if codec.factor > 1 and training.latents == "stored":
+            latents = StoredLatents.open(dataset, codec, image_size, (0,))
+        data = DeviceData(dataset, SPLIT, torch.device("cpu"), resident=False, latents=latents)
         self.images = min(training.validation_images, len(data.rows))
         self._weighting = training.weighting
         self._size = min(_AT_ONCE, self.images)
@@ -222,8 +239,9 @@ class FixedLoss:
         self._source = BatchSource(
             data,
             training.model_copy(update=fixed),
-            training.image_size or model.sample_size,
+            image_size,
             model.low_res_resize if model.low_res else None,
+            codec=codec,
         )
 
     @torch.no_grad()

@@ -1,0 +1,234 @@
+"""Latents of a prepared set: each image under the eight symmetries, encoded once and kept beside it.
+
+::
+
+    PREPARED/latents/FINGERPRINT-SIZE/manifest.json   codec, data and shape; written first
+    PREPARED/latents/FINGERPRINT-SIZE/view-0.npy      float16 (N, C, h, w), normalised latents of all images
+    ...                               view-7.npy      under symmetry 7 (:mod:`satcascade.data.views`)
+
+An autoencoder does not commute with flips and turns, so latents are made of each view of an image. A view
+appears under its name when it is complete; an interrupted one is resumed where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from satcascade.data.prepared import PreparedDataset
+from satcascade.data.views import SYMMETRIES, dihedral, to_float
+from satcascade.errors import SatcascadeError, UsageError
+from satcascade.io.files import full_disk_refused, synced_write, written_whole
+from satcascade.io.locks import held
+from satcascade.models.codec import Codec
+
+FOLDER = "latents"
+MANIFEST = "manifest.json"
+FORMAT = 1
+# Images encoded together; fixed, so that latents do not depend on where a run was interrupted.
+_BATCH = 8
+# Digits of the fingerprint in the folder's name.
+_DIGITS = 16
+
+
+class StoredLatents:
+    """The latents of a prepared set under one codec, memory-mapped.
+
+    Attributes:
+        path: their folder.
+        shape: (C, h, w) of one image.
+        views: for each symmetry that is there float16 (N, C, h, w), read-only.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int, int], views: dict[int, npt.NDArray[np.float16]]):
+        self.path = path
+        self.shape = shape
+        self.views = views
+
+    @classmethod
+    def open(
+        cls, dataset: PreparedDataset, codec: Codec, image_size: int, symmetries: Iterable[int]
+    ) -> StoredLatents:
+        """Open the latents of a set's images of ``image_size`` pixels.
+
+        Args:
+            dataset: the set.
+            codec: what they must have been encoded with.
+            image_size: pixels a side.
+            symmetries: the views that are needed.
+
+        Raises:
+            UsageError: there are none of this codec and size, or a view is missing.
+            SatcascadeError: a file is damaged or cut short.
+        """
+        path = latents_folder(dataset, codec, image_size)
+        command = f"satcascade encode {dataset.path} --image-size {image_size} --codec VAE"
+        if not (path / MANIFEST).is_file():
+            there = sorted(each.name for each in path.parent.glob("*-*") if (each / MANIFEST).is_file())
+            others = f" (it has {', '.join(there)})" if there else ""
+            raise UsageError(
+                f"{dataset.path} has no latents of images of {image_size} px by codec "
+                f"{codec.fingerprint[:_DIGITS]}{others}: make them with '{command}', or set "
+                "training.latents=computed"
+            )
+        manifest = _manifest(path)
+        _check(path, manifest, _description(dataset, codec, image_size))
+        shape: tuple[int, int, int] = tuple(manifest["shape"])
+        views = {}
+        for number in symmetries:
+            file = path / view_name(number)
+            if not file.is_file():
+                raise UsageError(
+                    f"{path} lacks view {number} of the images: '{command}' makes what is missing"
+                )
+            views[number] = _open_view(file, (len(dataset), *shape))
+        return cls(path, shape, views)
+
+
+def latents_folder(dataset: PreparedDataset, codec: Codec, image_size: int) -> Path:
+    """Where the latents of a set are kept."""
+    return dataset.path / FOLDER / f"{codec.fingerprint[:_DIGITS]}-{image_size}"
+
+
+def view_name(symmetry: int) -> str:
+    """File name of the latents of one view."""
+    return f"view-{symmetry}.npy"
+
+
+def encode_latents(
+    dataset: PreparedDataset,
+    codec: Codec,
+    image_size: int,
+    symmetries: Iterable[int] = range(SYMMETRIES),
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> Path:
+    """Make the latents of a set that are not there yet.
+
+    Args:
+        dataset: the set.
+        codec: on ``device``.
+        image_size: pixels a side, to which the prepared images are averaged down.
+        symmetries: which views, each in [0, 8).
+        device: where to encode.
+        progress: show a progress bar on the error stream.
+
+    Returns:
+        Their folder.
+
+    Raises:
+        UsageError: a size that the set does not divide into, or that the codec does not divide.
+        SatcascadeError: the folder holds other latents, another process makes the same view, or the disk is
+            full.
+    """
+    if image_size < 1 or dataset.image_size % image_size or image_size % codec.factor:
+        raise UsageError(
+            f"images of {image_size} px are not possible: give a divisor of the prepared "
+            f"{dataset.image_size} px that {codec.factor} divides"
+        )
+    path = latents_folder(dataset, codec, image_size)
+    description = _description(dataset, codec, image_size)
+    if (path / MANIFEST).exists():
+        _check(path, _manifest(path), description)
+    else:
+        with written_whole(path / MANIFEST) as aside:
+            aside.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    numbers = [number for number in symmetries if not (path / view_name(number)).exists()]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not progress, transient=True) as bar:
+        task = bar.add_task("latents", total=len(numbers) * len(dataset))
+        for number in numbers:
+            taken = f"another process makes {path / view_name(number)}: wait for it or end it"
+            with held(path / f".view-{number}.lock", taken):
+                for count in _encode_view(dataset, codec, image_size, number, path, torch.device(device)):
+                    bar.advance(task, count)
+    return path
+
+
+@torch.inference_mode()
+def _encode_view(
+    dataset: PreparedDataset, codec: Codec, image_size: int, number: int, path: Path, device: torch.device
+) -> Iterable[int]:
+    """Write one view; yields the number of images of each batch, those that were there included."""
+    side = image_size // codec.factor
+    shape = (len(dataset), codec.channels, side, side)
+    each = 2 * codec.channels * side * side
+    target = path / view_name(number)
+    # Its own name, not that of `written_whole`, which would begin anew: only whole batches count.
+    part = path / f".{view_name(number)}.part"
+    with full_disk_refused(target):
+        header = _header(shape)
+        if not part.exists() or part.stat().st_size < len(header):
+            synced_write(part, header)
+        with part.open("r+b") as file:
+            there = (part.stat().st_size - len(header)) // each // _BATCH * _BATCH
+            file.truncate(len(header) + there * each)
+            file.seek(0, os.SEEK_END)
+            yield there
+            for start in range(there, len(dataset), _BATCH):
+                rows = torch.from_numpy(dataset.images[start : start + _BATCH]).to(device)
+                views = dihedral(to_float(rows, image_size), number)
+                file.write(codec.encode(views.contiguous()).half().cpu().numpy().tobytes())
+                yield len(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """The first bytes of a .npy file of float16 values."""
+    import io
+
+    buffer = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(np.dtype(np.float16))
+    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def _description(dataset: PreparedDataset, codec: Codec, image_size: int) -> dict[str, Any]:
+    side = image_size // codec.factor
+    return {
+        "format": FORMAT,
+        "data": dataset.hash,
+        "codec": codec.fingerprint,
+        "image_size": image_size,
+        "images": len(dataset),
+        "shape": [codec.channels, side, side],
+    }
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((path / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise SatcascadeError(f"{path / MANIFEST} is damaged: delete {path} and encode again") from error
+
+
+def _check(path: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
+    for key, value in asked.items():
+        if there.get(key) != value:
+            raise SatcascadeError(
+                f"{path} holds latents of another {'set' if key == 'data' else key.replace('_', ' ')} "
+                f"({there.get(key)}, not {value}): delete it and encode again"
+            )
+
+
+def _open_view(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float16]:
+    try:
+        view: npt.NDArray[np.float16] = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise SatcascadeError(
+            f"{path} is damaged or cut short: delete it and run 'satcascade encode' again"
+        ) from error
+    if view.shape != shape or view.dtype != np.float16:
+        raise SatcascadeError(f"{path} holds {view.dtype} {view.shape}, not float16 {shape}: encode again")
+    return view
