@@ -81,7 +81,9 @@ def in_two_processes(
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    tests = Path(__file__).parent
+    places = [str(tests), str(tests / "training"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
     done = subprocess.run(
         [sys.executable, "-c", script, preset, str(data.path), str(out), *overrides],
         check=False,

@@ -30,14 +30,14 @@ __all__ = [
 
 # Loaded when asked for: importing the package alone must not take the seconds that torch takes.
 _HOMES = {
-    "CascadeOutput": "pipeline",
-    "CascadePipeline": "pipeline",
-    "Captions": "captions",
-    "GenerationRequest": "generation",
+    "CascadeOutput": "pipelines.cascade",
+    "CascadePipeline": "pipelines.cascade",
+    "Captions": "data.captions",
+    "GenerationRequest": "generation.run",
     "SatcascadeError": "errors",
     "UsageError": "errors",
-    "generate": "generation",
-    "load_pipeline": "pipeline",
+    "generate": "generation.run",
+    "load_pipeline": "pipelines.cascade",
 }
 
 
