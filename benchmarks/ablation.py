@@ -23,8 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from satcascade.data.prepared import CONTENT_FILES, IMAGES, MANIFEST, RECORDS, PreparedDataset
-from satcascade.io.files import folder_written_whole, sha256_of_file, written_whole
+from satcascade.data.prepared import PreparedDataset
+from satcascade.formats.prepared_set import CONTENT_FILES, IMAGES, MANIFEST, RECORDS
+from satcascade.io.files import folder_written_whole, written_whole
+from satcascade.io.hashing import sha256_of_file
 from satcascade.training.run import train
 from satcascade.training.summary import RunSummary, summarize
 

@@ -16,7 +16,8 @@ import numpy as np
 from pieces import MIB, cut_archive, run_script
 from PIL import Image
 
-from satcascade.data.prepared import CAPTIONS, EMBEDDINGS, FORMAT, OFFSETS, RECORDS, PreparedDataset
+from satcascade.data.prepared import PreparedDataset
+from satcascade.formats.prepared_set import CAPTIONS, EMBEDDINGS, FORMAT, OFFSETS, RECORDS
 
 ARCHIVE = "set.tar"
 JPEGS = "images.jpegs"

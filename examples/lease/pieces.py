@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from satcascade.errors import SatcascadeError
-from satcascade.io.files import full_disk_refused, sha256_of_file, written_whole
+from satcascade.io.files import full_disk_refused, written_whole
+from satcascade.io.hashing import sha256_of_file
 
 LIST = "pieces.json"
 MIB = 2**20

@@ -19,10 +19,12 @@ import numpy as np
 from pack import ARCHIVE, JPEG_OFFSETS, JPEGS, SUMMARY
 from pieces import joined, read_archive, run_script
 
-from satcascade.data.prepare import decode_image
-from satcascade.data.prepared import CONTENT_FILES, IMAGES, MANIFEST, PreparedDataset
+from satcascade.data.decode import decode_image
+from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
-from satcascade.io.files import folder_written_whole, sha256_of_file
+from satcascade.formats.prepared_set import CONTENT_FILES, IMAGES, MANIFEST
+from satcascade.io.files import folder_written_whole
+from satcascade.io.hashing import sha256_of_file
 
 
 def unpack(pieces: Path, out: Path) -> PreparedDataset:

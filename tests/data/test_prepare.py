@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from satcascade.data.prepare import decode_image, prepare
+from satcascade.data.decode import decode_image
+from satcascade.data.prepare import prepare
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.models.text import CaptionTruncatedWarning, load_text_encoder

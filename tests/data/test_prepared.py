@@ -83,8 +83,8 @@ def _manifest(**changes: object) -> Callable[[Path], object]:
         ],
         (lambda folder: (folder / "images.npy").unlink(), r"images\.npy is missing"),
         (lambda folder: (folder / "manifest.json").unlink(), "is not a prepared set"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json cannot be read"),
-        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json cannot be read"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), r"manifest\.json is damaged"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), r"manifest\.json is damaged"),
         (
             lambda folder: (folder / "manifest.json").write_text('{"format": 1}'),
             "manifest.json lacks captions",

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from satcascade.cli import main
-from satcascade.data.prepare import decode_image, prepare
+from satcascade.data.decode import decode_image
+from satcascade.data.prepare import prepare
 from satcascade.data.prepared import PreparedDataset
 from satcascade.data.raster import RasterOptions, RasterReader
 from satcascade.errors import SatcascadeError, UsageError

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from satcascade.config.preset import load_preset
 from satcascade.errors import UsageError
-from satcascade.io.files import sha256_of_file
+from satcascade.io.hashing import sha256_of_file
 from satcascade.training.averages import PowerAverages
 from satcascade.training.checkpoints import CheckpointFolder
 from satcascade.training.post_hoc_averages import averaged, exponent, weights_of

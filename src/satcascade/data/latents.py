@@ -12,7 +12,6 @@ appears under its name when it is complete; an interrupted one is resumed where 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,14 +20,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from satcascade.data.array_file import array_header
 from satcascade.data.prepared import PreparedDataset
 from satcascade.data.views import SYMMETRIES, dihedral, to_float
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.io.files import full_disk_refused, synced_write, written_whole
+from satcascade.io.files import full_disk_refused, synced_write
+from satcascade.io.folders import DescribedFolder, Difference
 from satcascade.io.locks import held
+from satcascade.io.progress import ProgressDisplay
 from satcascade.models.codec import Codec
 
 FOLDER = "latents"
@@ -80,9 +80,9 @@ class StoredLatents:
                 f"{codec.fingerprint[:_DIGITS]}{others}: make them with '{command}', or set "
                 "training.latents=computed"
             )
-        manifest = _manifest(path)
-        _check(path, manifest, _description(dataset, codec, image_size))
-        shape: tuple[int, int, int] = tuple(manifest["shape"])
+        description = _description(dataset, codec, image_size)
+        _described(path).check(description)
+        shape: tuple[int, int, int] = tuple(description["shape"])
         views = {}
         for number in symmetries:
             file = path / view_name(number)
@@ -137,20 +137,17 @@ def encode_latents(
         )
     path = latents_folder(dataset, codec, image_size)
     description = _description(dataset, codec, image_size)
-    if (path / MANIFEST).exists():
-        _check(path, _manifest(path), description)
-    else:
-        with written_whole(path / MANIFEST) as aside:
-            aside.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    folder = _described(path)
+    if folder.check(description) is None:
+        folder.write(description)
     numbers = [number for number in symmetries if not (path / view_name(number)).exists()]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress, transient=True) as bar:
-        task = bar.add_task("latents", total=len(numbers) * len(dataset))
+    with ProgressDisplay(progress) as display:
+        task = display.task("latents", len(numbers) * len(dataset))
         for number in numbers:
             taken = f"another process makes {path / view_name(number)}: wait for it or end it"
             with held(path / f".view-{number}.lock", taken):
                 for count in _encode_view(dataset, codec, image_size, number, path, torch.device(device)):
-                    bar.advance(task, count)
+                    task.advance(count)
     return path
 
 
@@ -166,7 +163,7 @@ def _encode_view(
     # Its own name, not that of `written_whole`, which would begin anew: only whole batches count.
     part = path / f".{view_name(number)}.part"
     with full_disk_refused(target):
-        header = _header(shape)
+        header = array_header(np.float16, shape)
         if not part.exists() or part.stat().st_size < len(header):
             synced_write(part, header)
         with part.open("r+b") as file:
@@ -184,16 +181,6 @@ def _encode_view(
         part.replace(target)
 
 
-def _header(shape: tuple[int, ...]) -> bytes:
-    """The first bytes of a .npy file of float16 values."""
-    import io
-
-    buffer = io.BytesIO()
-    descr = np.lib.format.dtype_to_descr(np.dtype(np.float16))
-    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
-    return buffer.getvalue()
-
-
 def _description(dataset: PreparedDataset, codec: Codec, image_size: int) -> dict[str, Any]:
     side = image_size // codec.factor
     return {
@@ -206,20 +193,13 @@ def _description(dataset: PreparedDataset, codec: Codec, image_size: int) -> dic
     }
 
 
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((path / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise SatcascadeError(f"{path / MANIFEST} is damaged: delete {path} and encode again") from error
+def _described(path: Path) -> DescribedFolder:
+    return DescribedFolder(path, MANIFEST, "latents", _words, f"delete {path} and encode again")
 
 
-def _check(path: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
-    for key, value in asked.items():
-        if there.get(key) != value:
-            raise SatcascadeError(
-                f"{path} holds latents of another {'set' if key == 'data' else key.replace('_', ' ')} "
-                f"({there.get(key)}, not {value}): delete it and encode again"
-            )
+def _words(difference: Difference) -> str:
+    what = "set" if difference.name == "data" else difference.name.replace("_", " ")
+    return f"latents of another {what}: {difference.before}, not {difference.now}"
 
 
 def _open_view(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float16]:

@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from satcascade.data.prepared import (
-    CAPTIONS,
-    CONTENT_FILES,
-    EMBEDDINGS,
-    FORMAT,
-    IMAGES,
-    MANIFEST,
-    OFFSETS,
-    RECORDS,
-    PreparedDataset,
-    read_manifest,
-)
+from satcascade.data.array_file import array_header
+from satcascade.data.caption_cache import write_caption_embeddings
+from satcascade.data.decode import decode_image
+from satcascade.data.prepared import PreparedDataset
 from satcascade.data.raster import RasterOptions, RasterReader, quiet_rasters
 from satcascade.data.sources import open_source
 from satcascade.data.sources.sample import (
@@ -47,16 +34,22 @@ from satcascade.data.sources.sample import (
     split_counts,
 )
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.io.files import full_disk_refused, sha256_of_file, written_whole
-from satcascade.models.text import CaptionTruncatedWarning, TextEncoder, load_text_encoder
+from satcascade.formats.prepared_set import (
+    CAPTIONS,
+    CONTENT_FILES,
+    FORMAT,
+    IMAGES,
+    MANIFEST,
+    RECORDS,
+    WORKPLACE,
+)
+from satcascade.io.files import full_disk_refused
+from satcascade.io.folders import DescribedFolder, Difference
+from satcascade.io.hashing import sha256_of_file
+from satcascade.io.progress import ProgressDisplay
+from satcascade.models.text import load_text_encoder
 
-# All files are made in this folder inside OUT; it stands until the manifest does, so that what a killed
-# run left is known for what it is.
-WORKPLACE = ".preparing"
 _IMAGES_AT_ONCE = 256
-_CAPTIONS_AT_ONCE = 64
-# Captions are sorted by length within blocks of this many: little padding, little memory.
-_CAPTION_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -153,13 +146,14 @@ def prepare(
         },
         "source_hash": _source_hash(opened),
     }
-    if _already_there(out, settings):
-        return _report(out, read_manifest(out), already_there=True)
+    folder = DescribedFolder(out, MANIFEST, "prepared set", _words, "use another folder, or delete it")
+    if _already_there(folder, settings):
+        return _report(out, folder.read(), already_there=True)
 
-    with _workplace(out) as work, _bar(progress) as bar, quiet_rasters():
-        _fit(rasters, good, bar)
+    with _workplace(folder) as work, ProgressDisplay(progress) as display, quiet_rasters():
+        _fit(rasters, good, display)
         keep = skip_bad or not problems
-        good, broken = _write_images(good, work / IMAGES, image_size, rasters, bar, keep)
+        good, broken = _write_images(good, work / IMAGES, image_size, rasters, display, keep)
         problems += broken
         if problems and not skip_bad:
             raise SatcascadeError(
@@ -169,7 +163,7 @@ def prepare(
         if not good:
             raise SatcascadeError(f"{opened.name} holds no usable captioned image, nothing was written")
         captions = _write_records(good, work)
-        _write_embeddings(captions, text_encoder, work, bar)
+        write_caption_embeddings(captions, text_encoder, work, display)
         manifest = {
             "format": FORMAT,
             **settings,
@@ -183,55 +177,12 @@ def prepare(
         }
         for name in CONTENT_FILES:
             (work / name).replace(out / name)
-        with written_whole(out / MANIFEST) as path:
-            path.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        folder.write(manifest, indent=2)
     return _report(out, manifest, already_there=False)
 
 
-def decode_image(encoded: bytes, size: int, rasters: RasterReader | None = None) -> npt.NDArray[np.uint8]:
-    """Decode an image file, whole, to RGB, crop it at the centre to a square, and resize it.
-
-    Args:
-        encoded: the bytes of the file.
-        size: side S of the result in pixels.
-        rasters: reads what is not 8 bits of one or three channels.
-
-    Returns:
-        uint8 (S, S, 3).
-
-    Raises:
-        ValueError: the bytes are no image, are cut short, or are not to be shown.
-        SatcascadeError: rasterio is needed and not installed.
-    """
-    rasters = rasters or RasterReader(RasterOptions())
-    if rasters.reads(encoded):
-        return _resized(rasters.rgb(encoded), size)
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            if image.mode[0] in "IF":
-                raise ValueError(f"mode {image.mode}, not 8 bits a channel")
-            rgb = image.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        # Its message may name the memory the bytes were read from, which tells nobody anything.
-        raise ValueError(
-            "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
-        ) from error
-    side = min(rgb.size)
-    left, top = (rgb.width - side) // 2, (rgb.height - side) // 2
-    if rgb.width != rgb.height:
-        rgb = rgb.crop((left, top, left + side, top + side))
-    return _resized(rgb, size)
-
-
-def _resized(square: Image.Image, size: int) -> npt.NDArray[np.uint8]:
-    if square.width != size:
-        square = square.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(square)
-
-
-def _fit(rasters: RasterReader, samples: Sequence[Sample], bar: Progress) -> None:
+def _fit(rasters: RasterReader, samples: Sequence[Sample], display: ProgressDisplay) -> None:
     """Check that the choice of bands fits the first tile, and measure the range of the set's values."""
-    task = bar.add_task("values", total=len(samples), visible=False)
 
     def read(sample: Sample) -> bytes:
         try:
@@ -250,18 +201,23 @@ def _fit(rasters: RasterReader, samples: Sequence[Sample], bar: Progress) -> Non
         return
     if rasters.options.per_image:
         return
-    bar.update(task, visible=True)
-    found = []
+    task = display.task("values", len(samples))
+    values = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(samples), _IMAGES_AT_ONCE):
             block = samples[start : start + _IMAGES_AT_ONCE]
-            found += [each for each in pool.map(pixels, block) if each is not None]
-            bar.advance(task, len(block))
-    rasters.fit(found)
+            values += [each for each in pool.map(pixels, block) if each is not None]
+            task.advance(len(block))
+    rasters.fit(values)
 
 
 def _write_images(
-    samples: Sequence[Sample], path: Path, size: int, rasters: RasterReader, bar: Progress, keep: bool
+    samples: Sequence[Sample],
+    path: Path,
+    size: int,
+    rasters: RasterReader,
+    display: ProgressDisplay,
+    keep: bool,
 ) -> tuple[list[Sample], list[Problem]]:
     """Decode and resize all images into an array file; the samples that decoded, and the others.
 
@@ -269,7 +225,7 @@ def _write_images(
     """
     good: list[Sample] = []
     problems: list[Problem] = []
-    task = bar.add_task("images", total=len(samples))
+    task = display.task("images", len(samples))
 
     def load(sample: Sample) -> npt.NDArray[np.uint8] | str:
         try:
@@ -278,7 +234,7 @@ def _write_images(
             return str(error) or type(error).__name__
 
     with path.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
-        _write_array_header(file, np.uint8, (0, size, size, 3))
+        file.write(array_header(np.uint8, (0, size, size, 3)))
         for start in range(0, len(samples), _IMAGES_AT_ONCE):
             block = samples[start : start + _IMAGES_AT_ONCE]
             for sample, image in zip(block, pool.map(load, block), strict=True):
@@ -288,16 +244,10 @@ def _write_images(
                 good.append(sample)
                 if keep:
                     file.write(image.data)
-            bar.advance(task, len(block))
+            task.advance(len(block))
         file.seek(0)
-        _write_array_header(file, np.uint8, (len(good), size, size, 3))
+        file.write(array_header(np.uint8, (len(good), size, size, 3)))
     return good, problems
-
-
-def _write_array_header(file: BinaryIO, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
-    # NumPy leaves room for the first axis to grow, so the header for another count is as long.
-    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
-    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
 
 
 def _write_records(samples: Sequence[Sample], work: Path) -> list[str]:
@@ -316,33 +266,6 @@ def _write_records(samples: Sequence[Sample], work: Path) -> list[str]:
     with (work / CAPTIONS).open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(caption + "\n" for caption in rows)
     return list(rows)
-
-
-def _write_embeddings(captions: Sequence[str], encoder: TextEncoder, work: Path, bar: Progress) -> None:
-    """Embed the captions and write their tokens one caption after the other, with the offsets."""
-    lengths: list[int] = []
-    task = bar.add_task("captions", total=len(captions))
-    with (work / EMBEDDINGS).open("wb") as file, warnings.catch_warnings(record=True) as cut:
-        warnings.simplefilter("always", CaptionTruncatedWarning)
-        _write_array_header(file, np.float16, (0, encoder.dim))
-        for start in range(0, len(captions), _CAPTION_BLOCK):
-            block = captions[start : start + _CAPTION_BLOCK]
-            by_length = sorted(range(len(block)), key=lambda i: len(block[i]))
-            embedded: dict[int, npt.NDArray[np.float16]] = {}
-            for first in range(0, len(block), _CAPTIONS_AT_ONCE):
-                chosen = by_length[first : first + _CAPTIONS_AT_ONCE]
-                batch = encoder([block[i] for i in chosen])
-                for i, tokens, mask in zip(chosen, batch.embeddings, batch.mask, strict=True):
-                    embedded[i] = tokens[mask].half().numpy()
-                bar.advance(task, len(chosen))
-            for i in range(len(block)):
-                file.write(embedded[i].data)
-                lengths.append(len(embedded[i]))
-        file.seek(0)
-        _write_array_header(file, np.float16, (sum(lengths), encoder.dim))
-    for warning in cut[:1]:
-        warnings.warn(warning.message, stacklevel=3)
-    np.save(work / OFFSETS, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
 def _content(work: Path, raster: RasterOptions) -> dict[str, Any]:
@@ -376,59 +299,55 @@ def _label_counts(samples: Sequence[Sample]) -> dict[str, int]:
     return dict(sorted(Counter(sample.label for sample in samples if sample.label is not None).items()))
 
 
-def _already_there(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether OUT holds the set these settings make.
+def _compared(settings: dict[str, Any]) -> dict[str, Any]:
+    """What makes a set this one and no other, of its settings or its manifest."""
+    return {
+        "kind": settings["kind"],
+        "image size": settings["image_size"],
+        # Sets of earlier versions have no raster options.
+        "raster": settings.get("raster", RasterOptions().manifest),
+        "encoder": settings["encoder"]["name"],
+        "encoder weights": settings["encoder"]["fingerprint"],
+        # The path does not count: the same set may be reached by another one.
+        "source": settings["source_hash"],
+    }
+
+
+def _words(difference: Difference) -> str:
+    if difference.name == "source":
+        return "its source had other rows or images"
+    if difference.name == "encoder weights":
+        return "its encoder had other weights"
+    name = difference.name.removeprefix("raster.").replace("_", " ")
+    return f"{name} {difference.before} there, {difference.now} asked for"
+
+
+def _already_there(folder: DescribedFolder, settings: dict[str, Any]) -> bool:
+    """Whether the folder holds the set these settings make.
 
     Raises:
-        SatcascadeError: OUT holds another set, or a damaged one.
+        SatcascadeError: it holds another set, or a damaged one.
     """
-    if not (out / MANIFEST).is_file():
+    if not folder.described:
         return False
-    manifest = PreparedDataset.open(out).manifest
-    # The path does not count: the same set may be reached by another one.
-    for key in ("kind", "image_size", "raster", "encoder", "source_hash"):
-        # Sets of earlier versions have no raster options.
-        default = RasterOptions().manifest if key == "raster" else None
-        there, asked = manifest.get(key, default), settings[key]
-        if there != asked:
-            raise SatcascadeError(
-                f"{out} holds a set prepared otherwise ({_difference(key, there, asked)}): "
-                "use another folder, or delete it"
-            )
+    PreparedDataset.open(folder.path)
+    folder.check(_compared(settings), _compared)
     # A run killed between its last two steps left the empty workplace.
-    shutil.rmtree(out / WORKPLACE, ignore_errors=True)
+    shutil.rmtree(folder.path / WORKPLACE, ignore_errors=True)
     return True
 
 
-def _difference(key: str, there: Any, asked: Any) -> str:
-    if key == "source_hash":
-        return "its source had other rows or images"
-    if key == "encoder" and isinstance(there, dict):
-        if there["name"] == asked["name"]:
-            return f"encoder {asked['name']} had other weights"
-        there, asked = there["name"], asked["name"]
-    if key == "raster":
-        key = next(option for option in asked if there.get(option) != asked[option])
-        there, asked = there.get(key), asked[key]
-    return f"{key.replace('_', ' ')} {there} there, {asked} asked for"
-
-
 @contextmanager
-def _workplace(out: Path) -> Iterator[Path]:
-    """A folder inside OUT to make files in; gone in the end, and OUT as it was if anything fails.
+def _workplace(folder: DescribedFolder) -> Iterator[Path]:
+    """A folder inside the set's to make files in; gone in the end, and all as it was if anything fails.
 
     Raises:
-        SatcascadeError: OUT holds files that no interrupted ``prepare`` left, cannot be written to, or
-            the disk is full.
+        SatcascadeError: the set's folder holds files that no interrupted ``prepare`` left, cannot be written
+            to, or the disk is full.
     """
-    work = out / WORKPLACE
-    ours = {WORKPLACE, *CONTENT_FILES, f".{MANIFEST}.part"}
-    if out.exists() and not out.is_dir():
-        raise SatcascadeError(f"{out} is a file: give a folder to write the prepared set to")
-    entries = {entry.name for entry in out.iterdir()} if out.exists() else set()
-    if entries and (WORKPLACE not in entries or entries - ours):
-        raise SatcascadeError(f"{out} is not empty and holds no prepared set: give another folder")
-    created = [folder for folder in (out, *out.parents) if not folder.exists()]
+    out, work = folder.path, folder.path / WORKPLACE
+    folder.check_new(CONTENT_FILES if work.is_dir() else ())
+    created = [each for each in (out, *out.parents) if not each.exists()]
     try:
         shutil.rmtree(work, ignore_errors=True)
         with full_disk_refused(out):
@@ -440,19 +359,12 @@ def _workplace(out: Path) -> Iterator[Path]:
         with suppress(OSError):
             for name in CONTENT_FILES:
                 (out / name).unlink(missing_ok=True)
-            for folder in filter(Path.is_dir, created):
-                folder.rmdir()
+            for each in filter(Path.is_dir, created):
+                each.rmdir()
         if isinstance(error, OSError):
             raise SatcascadeError(f"{out} cannot be written to ({error.strerror or error})") from error
         raise
     shutil.rmtree(work)
-
-
-@contextmanager
-def _bar(shown: bool) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bar:
-        yield bar
 
 
 def _report(out: Path, manifest: dict[str, Any], already_there: bool) -> PreparationReport:

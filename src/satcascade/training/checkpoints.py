@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from satcascade.errors import SatcascadeError
-from satcascade.io.files import folder_written_whole, sha256_of_file, synced_write, written_whole
+from satcascade.io.files import folder_written_whole, synced_write, written_whole
+from satcascade.io.hashing import sha256_of_file
 from satcascade.training.sharded import fill
 
 _PREFIX = "step-"

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from satcascade.errors import SatcascadeError, one_line
 from satcascade.io.cache import cache_folder
-from satcascade.io.files import sha256_of_file, written_whole
+from satcascade.io.files import written_whole
+from satcascade.io.hashing import sha256_of_file
 
 WEIGHTS_URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 INPUT_SIZE = 299
