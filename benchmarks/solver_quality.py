@@ -31,14 +31,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from satcascade.data.captions import CaptionEmbeddings, Captions
+from satcascade.data.captions import Captions
 from satcascade.data.prepared import PreparedDataset
 from satcascade.diffusion.schedulers import set_steps, solver_name, swap_scheduler
 from satcascade.diffusion.solvers import SOLVERS
 from satcascade.errors import SatcascadeError
 from satcascade.evaluation.measures.distances import frechet
 from satcascade.evaluation.networks.features import load_features, real_features
-from satcascade.generation.run import image_seed
+from satcascade.generation.embeddings import CaptionEmbeddings
+from satcascade.generation.jobs import image_seed
 from satcascade.io.files import written_whole
 from satcascade.pipelines.cascade import CascadePipeline, load_pipeline
 

@@ -15,14 +15,11 @@ from PIL import Image
 
 from satcascade.data.captions import Captions, slug
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.generation.run import (
-    NOTICE,
-    GenerationRequest,
-    generate,
-    image_seed,
-)
+from satcascade.generation.jobs import image_seed
+from satcascade.generation.provenance import NOTICE
+from satcascade.generation.run import GenerationRequest, generate
 from satcascade.generation.shard import Shard
-from satcascade.io import locks
+from satcascade.io.locks import exclusive
 from satcascade.pipelines.cascade import CascadePipeline
 from tiny_cascade import fill, tiny_pipeline, tiny_unet
 
@@ -43,7 +40,8 @@ def run(pipeline, out, **changes):
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """What is in a folder but the locks, of which each shard leaves one."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(".lock")}
 
 
 def manifest_of(folder: Path) -> list[dict]:
@@ -73,6 +71,8 @@ def test_a_run_leaves_images_captions_manifest_grid_and_settings(pipeline, tmp_p
     assert sorted(files(tmp_path / "out")) == sorted(
         [*names, "captions.txt", "manifest.jsonl", "_grid.png", "run.json"]
     )
+    locks = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.lock")}
+    assert locks == {".lock": b"", ".shard-1-of-1.lock": b""}
     lines = (tmp_path / "out" / "captions.txt").read_text(encoding="utf-8").split("\n")
     assert lines == [text for text in TEXTS for _ in range(3)] + [""]
     manifest = manifest_of(tmp_path / "out")
@@ -295,6 +295,7 @@ def test_a_folder_of_something_else_is_left_alone(pipeline, tmp_path):
     with pytest.raises(UsageError, match="is not empty and holds no run"):
         run(pipeline, tmp_path)
     assert files(tmp_path) == {"thesis.txt": b"years of work"}
+    assert not list(tmp_path.glob("*.lock"))
 
 
 def test_a_damaged_description_is_refused(pipeline, tmp_path):
@@ -304,15 +305,12 @@ def test_a_damaged_description_is_refused(pipeline, tmp_path):
         run(pipeline, tmp_path)
 
 
-@pytest.mark.skipif(locks.fcntl is None, reason="needs POSIX locks")
 def test_two_processes_do_not_make_the_same_shard_at_once(pipeline, tmp_path):
-    import fcntl
-
-    (tmp_path / "out").mkdir()
-    with (tmp_path / "out" / ".shard-1-of-1.lock").open("a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(SatcascadeError, match="another process is making shard 1/1"):
-            run(pipeline, tmp_path / "out")
+    with (
+        exclusive(tmp_path / "out" / ".shard-1-of-1.lock", "the first"),
+        pytest.raises(SatcascadeError, match="another process is making shard 1/1"),
+    ):
+        run(pipeline, tmp_path / "out")
     assert run(pipeline, tmp_path / "out").complete
 
 

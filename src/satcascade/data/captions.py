@@ -1,4 +1,4 @@
-"""What a run draws pictures of: captions from arguments, a file or a prepared set, and their embeddings."""
+"""What a run draws pictures of: captions from arguments, a file or a prepared set."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import numpy as np
 
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError, one_line
-from satcascade.models.text import TextEmbeddings, check_captions, pad_embeddings
-from satcascade.pipelines.cascade import CascadePipeline
+from satcascade.models.text import check_captions
 
 PUBLISHED_DRAW_SEED = 17
 _SLUG_LENGTH = 48
@@ -109,42 +108,6 @@ class Captions:
             prepared,
             tuple(record.caption_ids[caption - 1] for record in records),
         )
-
-
-class CaptionEmbeddings:
-    """Embeddings of a run's captions: from the prepared set's cache if it fits, otherwise encoded.
-
-    Captions are encoded one by one, so that their embeddings do not depend on what else is in a batch.
-
-    Attributes:
-        origin: ``cached float16`` or ``float32``, for the records.
-    """
-
-    def __init__(self, pipeline: CascadePipeline, captions: Captions):
-        self._pipeline = pipeline
-        self._captions = captions
-        self._known: dict[str, TextEmbeddings] = {}
-        prepared = captions.prepared
-        self._cached = prepared is not None and self._fits(prepared)
-        self.origin = "cached float16" if self._cached else "float32"
-
-    def __call__(self, numbers: Sequence[int]) -> TextEmbeddings:
-        """The embeddings of captions, given by their numbers in the run, padded to the longest of them."""
-        prepared, ids = self._captions.prepared, self._captions.caption_ids
-        if self._cached and prepared is not None and ids is not None:
-            return prepared.text([ids[number] for number in numbers])
-        texts = [self._captions.texts[number] for number in numbers]
-        # Only what this batch needs: a long run has more captions than memory should hold.
-        self._known = {
-            text: self._known[text] if text in self._known else self._pipeline.encode(text)
-            for text in dict.fromkeys(texts)
-        }
-        return pad_embeddings([self._known[text].embeddings[0] for text in texts])
-
-    def _fits(self, prepared: PreparedDataset) -> bool:
-        """Whether the cache was made by the very encoder that the pipeline was trained with."""
-        expected = self._pipeline.config.text_encoder_fingerprint or self._pipeline.text_encoder.fingerprint
-        return bool(prepared.manifest["encoder"]["fingerprint"] == expected)
 
 
 def slug(caption: str) -> str:

@@ -27,7 +27,7 @@ from satcascade.data.views import SYMMETRIES, dihedral, to_float
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.io.files import full_disk_refused, synced_write
 from satcascade.io.folders import DescribedFolder, Difference
-from satcascade.io.locks import held
+from satcascade.io.locks import exclusive
 from satcascade.io.progress import ProgressDisplay
 from satcascade.models.codec import Codec
 
@@ -145,7 +145,7 @@ def encode_latents(
         task = display.task("latents", len(numbers) * len(dataset))
         for number in numbers:
             taken = f"another process makes {path / view_name(number)}: wait for it or end it"
-            with held(path / f".view-{number}.lock", taken):
+            with exclusive(path / f".view-{number}.lock", taken):
                 for count in _encode_view(dataset, codec, image_size, number, path, torch.device(device)):
                     task.advance(count)
     return path

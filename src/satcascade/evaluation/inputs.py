@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from satcascade.data.captions import Captions
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, one_line
-from satcascade.generation.run import CAPTIONS, MANIFEST
+from satcascade.formats.generated_folder import CAPTIONS, MANIFEST
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 _IMAGES_AT_ONCE = 256

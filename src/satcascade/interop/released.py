@@ -11,7 +11,7 @@ from satcascade.errors import SatcascadeError, one_line
 from satcascade.io.cache import cache_folder
 from satcascade.io.files import check_space, full_disk_refused
 from satcascade.io.hashing import sha256_of_file
-from satcascade.io.locks import waited_for
+from satcascade.io.locks import waiting
 from satcascade.pipelines.folder import MODEL_INDEX
 
 
@@ -62,8 +62,7 @@ def released_model(release: Release, **hub: Any) -> Path:
     folder = cache_folder() / f"{release.name}-{release.revision[:8]}"
     if (folder / MODEL_INDEX).is_file():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with waited_for(folder.parent):
+    with waiting(folder.parent / ".lock"):
         if not (folder / MODEL_INDEX).is_file():
             checkpoint = _fetched(release, hub)
             _check_hash(checkpoint, release)

@@ -1,53 +1,62 @@
-"""Locks between processes that share a folder; a lock ends with its process, however that ends."""
+"""Locks between processes that share a folder; a lock ends with its process, however that ends.
+
+A lock is a hidden file of no content, which stays there when the lock is released: a process that removed
+it would leave those that wait with two files of one name, each of which could then be locked.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from satcascade.errors import SatcascadeError
+from filelock import FileLock, Timeout
 
-try:
-    import fcntl
-except ImportError:  # Windows: no locks, so no two processes at once on one folder
-    fcntl = None  # type: ignore[assignment]
+from satcascade.errors import SatcascadeError
+from satcascade.io.files import full_disk_refused
 
 
 @contextmanager
-def held(path: Path, taken: str) -> Iterator[None]:
-    """Hold the lock ``path``, which is removed at the end.
+def exclusive(path: Path, message: str) -> Iterator[None]:
+    """Hold the lock file ``path``, or refuse at once where another process holds it.
 
     Args:
-        path: a file of no content; its folder is made if need be.
-        taken: what to say if another process holds it.
+        path: the lock file; its folder is made if need be.
+        message: of the refusal.
 
     Raises:
-        SatcascadeError: with the message ``taken``.
+        SatcascadeError: with ``message``; or the folder cannot be written to, or the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise SatcascadeError(taken) from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+    with _locked(path, 0, message):
+        yield
 
 
 @contextmanager
-def waited_for(folder: Path) -> Iterator[None]:
-    """Wait until no other process is inside this for the same ``folder``."""
-    if fcntl is None:
+def waiting(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``; waits for as long as another process holds it.
+
+    Args:
+        path: the lock file; its folder is made if need be.
+
+    Raises:
+        SatcascadeError: the folder cannot be written to, or the disk is full.
+    """
+    with _locked(path, -1, ""):
         yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+
+
+@contextmanager
+def _locked(path: Path, timeout: float, message: str) -> Iterator[None]:
+    lock = FileLock(path, timeout=timeout)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with full_disk_refused(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+    except Timeout as error:
+        raise SatcascadeError(message) from error
+    except OSError as error:
+        raise SatcascadeError(f"{path.parent} cannot be written to ({error.strerror or error})") from error
+    try:
         yield
     finally:
-        os.close(descriptor)
+        lock.release()

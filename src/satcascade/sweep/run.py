@@ -39,7 +39,8 @@ from satcascade.evaluation.report.tables import SET_MEASURES, SINGLE_MEASURES
 from satcascade.evaluation.run import EvaluationRequest, RealSide, evaluate
 from satcascade.generation.run import GenerationRequest, generate
 from satcascade.io.files import written_whole
-from satcascade.io.locks import held
+from satcascade.io.folders import DescribedFolder
+from satcascade.io.locks import exclusive
 from satcascade.pipelines.cascade import CascadePipeline, load_pipeline
 from satcascade.training.assemble import with_trained_stage
 from satcascade.training.checkpoints import CheckpointFolder
@@ -269,7 +270,9 @@ def sweep(request: SweepRequest, progress: bool = True) -> SweepReport:
         raise SatcascadeError("a sweep needs matplotlib: pip install 'satcascade[eval]'")
     work = _Work(request, progress)
     cells = work.cells()
-    with held(work.out / ".sweep.lock", f"another process works on {work.out}: wait for it or end it"):
+    # A folder of other files is left as it was, without a lock in it.
+    DescribedFolder(work.out, DESCRIPTION, "sweep").check_new()
+    with exclusive(work.out / ".sweep.lock", f"another process works on {work.out}: wait for it or end it"):
         work.open_folder()
         done = work.done()
         made = work.make([cell for cell in cells if cell.key not in done])
@@ -484,8 +487,6 @@ class _Work:
                     f"{self.out} was made with other settings ({changed[0]}): use the same, or another folder"
                 )
             weights = known | weights
-        elif any(not entry.name.startswith(".") for entry in self.out.iterdir()):
-            raise UsageError(f"{self.out} is not empty and holds no sweep: use another folder")
         with written_whole(path) as aside:
             content = {"format": FORMAT, "settings": settings, "weights": weights}
             aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from satcascade.config.preset import Preset, StageName, Training
 from satcascade.errors import SatcascadeError
 from satcascade.io.files import written_whole
-from satcascade.io.locks import held
+from satcascade.io.locks import exclusive
 from satcascade.models.codec import PIXELS, Codec
 from satcascade.models.registry import build_model
 from satcascade.seeds import derived_seed
@@ -152,7 +152,7 @@ class StageTrainer:
         # Only one process writes to the folder.
         if self._accelerator.is_main_process and not self.done:
             taken = f"another process is training in {self.out}: wait for it or end it"
-            self._open.enter_context(held(self.out / ".lock", taken))
+            self._open.enter_context(exclusive(self.out / ".lock", taken))
             self._checkpoints.clear_leftovers()
             training = self.training
             self._history = self._open.enter_context(

@@ -1,0 +1,135 @@
+"""What the images of a run are made of: for each image its name, its seed and how it is sampled.
+
+The loop and the folder know a job by the methods here alone.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image
+
+from satcascade.data.captions import Captions, slug
+from satcascade.errors import SatcascadeError
+from satcascade.formats.generated_folder import FORMAT
+from satcascade.generation.embeddings import CaptionEmbeddings
+from satcascade.generation.provenance import NOTICE, SOFTWARE, sampling_settings, versions
+from satcascade.io.hashing import sha256_of_text
+from satcascade.pipelines.cascade import CascadePipeline
+from satcascade.seeds import derived_seed
+
+
+def image_seed(seed: int, index: int) -> int:
+    """The seed of image ``index`` of a run: the first 63 bits of SHA-256 of ``"{seed}/image/{index}"``."""
+    return derived_seed(seed, "image", index)
+
+
+class TextToImage:
+    """Images of captions, the same number of each.
+
+    Args:
+        pipeline: what to sample with, on its device and in its precision.
+        captions: what to draw.
+        per_caption: images of each caption.
+        seed: of the run.
+        sampling: arguments of the pipeline's call, see
+            :func:`satcascade.generation.provenance.sampling_settings`.
+
+    Attributes:
+        total: the number of images.
+
+    Raises:
+        UsageError: the pipeline cannot sample like that.
+    """
+
+    def __init__(
+        self,
+        pipeline: CascadePipeline,
+        captions: Captions,
+        per_caption: int,
+        seed: int,
+        sampling: dict[str, Any],
+    ):
+        pipeline.check_settings(**sampling)
+        self.pipeline = pipeline
+        self.total = len(captions) * per_caption
+        self._captions = captions
+        self._per_caption = per_caption
+        self._seed = seed
+        self._sampling = sampling
+        self._embeddings = CaptionEmbeddings(pipeline, captions)
+
+    def caption(self, index: int) -> str:
+        """What an image shows."""
+        return self._captions.texts[index // self._per_caption]
+
+    def seed(self, index: int) -> int:
+        """The seed of an image."""
+        return image_seed(self._seed, index)
+
+    def file(self, index: int) -> str:
+        """The file name of an image."""
+        width = max(4, len(str(self.total - 1)))
+        return f"{index:0{width}d}_{slug(self.caption(index))}.png"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What the pictures depend on, beside captions and seeds."""
+        return sampling_settings(self.pipeline, self._sampling, self._embeddings.origin)
+
+    def description(self) -> dict[str, Any]:
+        """The content of ``run.json``."""
+        return {
+            "format": FORMAT,
+            "images": self.total,
+            "per_caption": self._per_caption,
+            "captions": sha256_of_text("\n".join(self._captions.texts)),
+            "seed": self._seed,
+            "model_hash": self.pipeline.weights_hash,
+            "settings": self.settings,
+        }
+
+    def sample(self, batch: range) -> list[Image.Image]:
+        """Make images, given by their numbers.
+
+        Raises:
+            SatcascadeError: the device's memory is full.
+        """
+        try:
+            images, _ = self.pipeline(
+                prompt_embeds=self._embeddings([index // self._per_caption for index in batch]),
+                seeds=[self.seed(index) for index in batch],
+                return_dict=False,
+                **self._sampling,
+            )
+        except torch.OutOfMemoryError as error:
+            raise SatcascadeError(
+                f"out of memory on {self.pipeline.device} with {len(batch)} images at once: "
+                "lower --batch-size and run the same command again"
+            ) from error
+        return list(images)
+
+    def text(self, index: int) -> dict[str, str]:
+        """The text fields of an image."""
+        number = index // self._per_caption
+        settings = {
+            "index": index,
+            "caption_number": number,
+            "row": self._captions.rows[number] if self._captions.rows else None,
+            "run_seed": self._seed,
+            "model_hash": self.pipeline.weights_hash,
+            "settings": self.settings,
+            "device": self.pipeline.device.type,
+            "versions": versions(),
+        }
+        return {
+            "Software": SOFTWARE,
+            "Prompt": self.caption(index),
+            "Seed": str(self.seed(index)),
+            "Model": self.pipeline.name,
+            "Notice": NOTICE,
+            "Settings": json.dumps(settings, sort_keys=True),
+        }
