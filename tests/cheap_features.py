@@ -19,6 +19,6 @@ class Passing(torch.nn.Module):
         return x
 
 
-def pixel_network(name: str = "efficientnet-lite0", *_: object) -> FeatureNetwork:
+def pixel_network(name: str = "efficientnet-lite0", *_: object, **__: object) -> FeatureNetwork:
     """Colours of 3 x 3 places: as a feature network behaves, and costs nothing."""
     return FeatureNetwork(name, 27, "0" * 16, 3, lambda images: images.flatten(1).float() / 64)

@@ -17,7 +17,7 @@ from cheap_features import pixel_network
 from satcascade import cli
 from satcascade.data.prepare import prepare
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.evaluation import run as evaluation
+from satcascade.evaluation import comparison
 from satcascade.evaluation.report.data import Sweep
 from satcascade.evaluation.report.figures import sweep_figures
 from satcascade.sweep.run import SweepRequest, sweep
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(autouse=True)
 def _cheap_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "load_features", pixel_network)
+    monkeypatch.setattr(comparison, "load_features", pixel_network)
 
 
 @pytest.fixture(scope="module")
@@ -157,10 +157,10 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from satcascade.evaluation import run
+from satcascade.evaluation import comparison
 from satcascade.sweep.run import SweepRequest, sweep
 from cheap_features import pixel_network
-run.load_features = pixel_network
+comparison.load_features = pixel_network
 data, model, out = sys.argv[2:]
 sweep(SweepRequest(Path(data), Path(out), model, guidance=(1.0, 2.0), n=12, metrics=("frechet",),
       batch_size=2, device="cpu"), progress=False)
@@ -298,7 +298,7 @@ def small_sweep(data: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathF
     """A folder with one row; not to be changed."""
     out = tmp_path_factory.mktemp("swept") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "load_features", pixel_network)
+        patch.setattr(comparison, "load_features", pixel_network)
         sweep(
             SweepRequest(data, out, str(tiny_model), n=8, metrics=("frechet",), device="cpu"), progress=False
         )

@@ -18,7 +18,14 @@ from satcascade.cli.options import (
 )
 from satcascade.diffusion.solvers import check_solver
 from satcascade.errors import UsageError
+from satcascade.evaluation.measures.registry import MEASURES
 from satcascade.zoo import check_model_name
+
+_MEASURES = "; ".join(
+    f"{name} ({measure.about}{'' if measure.usual else '; only if named'})"
+    for name, measure in MEASURES.items()
+)
+_SWEPT = ", ".join(name for name, measure in MEASURES.items() if measure.swept)
 
 FeaturesOption = Annotated[
     str, typer.Option(metavar="A,B", help="Feature networks, the first for all but the distances.")
@@ -36,11 +43,12 @@ def evaluate(
     split: Annotated[str, typer.Option(help="The real images to compare with.")] = "test",
     metrics: Annotated[
         str | None,
-        typer.Option(metavar="A,B", help="Of frechet, kernel, manifold, scene, ... (see the docs)."),
+        typer.Option(metavar="A,B", help=f"What to measure: {_MEASURES}."),
     ] = None,
     features: FeaturesOption = "efficientnet-lite0",
     clip: ClipOption = "openai/clip-vit-base-patch32",
     inception_weights: InceptionOption = None,
+    device: DeviceOption = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
 ) -> None:
     """Measure generated images against real ones."""
@@ -59,10 +67,11 @@ def evaluate(
         features=names(features),
         clip=clip,
         inception_weights=inception_weights,
+        device=device,
     )
-    found = evaluate(request, progress=not quiet)
+    measured = evaluate(request, progress=not quiet)
     if not quiet:
-        for name, value in found.items():
+        for name, value in measured.items():
             print(f"{name:45s} {value:>10,}" if isinstance(value, int) else f"{name:45s} {value:>10.4f}")
         print(f"report in {out}: 'satcascade report {out}' makes a page of it")
 
@@ -99,7 +108,7 @@ def sweep(
     split: Annotated[str, typer.Option(help="Captions and real images; never test.")] = "val",
     seed: SeedOption = 0,
     metrics: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Default: frechet, kernel, manifold, scene.")
+        str | None, typer.Option(metavar="A,B", help=f"As of evaluate; default: {_SWEPT}.")
     ] = None,
     features: FeaturesOption = "efficientnet-lite0",
     clip: ClipOption = "openai/clip-vit-base-patch32",
@@ -112,7 +121,7 @@ def sweep(
 ) -> None:
     """Try settings on the validation split, and say which is best.
 
-    The same command again goes on where it was stopped; other values add rows.
+    The same command again resumes where it was stopped; other values add rows.
     """
     if not data.is_dir():
         raise UsageError(f"no folder {data}: make one with 'satcascade prepare SOURCE {data}'")
@@ -121,7 +130,8 @@ def sweep(
         check_solver(name)
     check_model_name(model)
 
-    from satcascade.sweep.run import SweepRequest, sweep
+    from satcascade.sweep.request import SweepRequest
+    from satcascade.sweep.run import sweep
 
     request = SweepRequest(
         data=data,
@@ -146,9 +156,9 @@ def sweep(
         device=device,
         precision=precision.value,
     )
-    found = sweep(request, progress=not quiet)
+    result = sweep(request, progress=not quiet)
     if not quiet:
-        print(found.summary())
+        print(result.summary())
 
 
 def report(

@@ -192,8 +192,8 @@ class Bundle:
         """
         labels = []
         for rows in self._candidates(dataset, split):
-            found = {dataset.records[row].label for row in rows}
-            labels.append(found.pop() if len(found) == 1 else None)
+            shared = {dataset.records[row].label for row in rows}
+            labels.append(shared.pop() if len(shared) == 1 else None)
         return labels
 
     def _candidates(self, dataset: PreparedDataset, split: str | None) -> list[list[int]]:
@@ -225,11 +225,11 @@ def _check(files: Sequence[Path], progress: Callable[[int], None] | None) -> Non
     with ThreadPoolExecutor(2) as pool:
         for start in range(0, len(files), _IMAGES_AT_ONCE):
             block = range(start, min(start + _IMAGES_AT_ONCE, len(files)))
-            for index, found in zip(block, pool.map(size, block), strict=True):
-                if isinstance(found, SatcascadeError):
-                    broken.append(str(found))
+            for index, result in zip(block, pool.map(size, block), strict=True):
+                if isinstance(result, SatcascadeError):
+                    broken.append(str(result))
                 else:
-                    sizes.setdefault(found, files[index])
+                    sizes.setdefault(result, files[index])
             if progress:
                 progress(len(block))
     if broken:

@@ -24,8 +24,9 @@ from satcascade.data.latents import StoredLatents
 from satcascade.data.prepared import PreparedDataset
 from satcascade.data.views import to_float
 from satcascade.errors import UsageError
-from satcascade.evaluation.measures.distances import FRECHET_IMAGES, Statistics, frechet
+from satcascade.evaluation.measures.distances import Statistics, frechet
 from satcascade.evaluation.measures.probe import LabelledFeatures, LinearProbe, class_names, label_numbers
+from satcascade.evaluation.measures.registry import COLUMNS, FRECHET_IMAGES
 from satcascade.evaluation.networks.features import load_features, real_features
 from satcascade.hardware.precision import autocast
 from satcascade.io.files import full_disk_refused
@@ -40,7 +41,6 @@ from satcascade.training.samples import draw, spread
 
 VALIDATION = "validation.jsonl"
 SPLIT = "val"
-MEASURES = ("loss", "frechet_distance", "scene_accuracy")
 # Draws are made for so many images together, whatever a run's batch size.
 _AT_ONCE = 16
 # The most steps of a preset's own sampler; where it needs more, another one does.
@@ -154,12 +154,13 @@ class Validation:
 
     def scalars(self) -> dict[str, float]:
         """The measurements of the last validation, by their names in TensorBoard."""
-        return {f"validation/{name}": self.rows[-1][name] for name in MEASURES if name in self.rows[-1]}
+        row = self.rows[-1]
+        return {f"validation/{name}": row[name] for name in _measures(row)}
 
     def told(self) -> str:
         """The last validation in a line."""
         row, best = self.rows[-1], self.best
-        text = ", ".join(f"{_words(name)} {row[name]:.4g}" for name in MEASURES if name in row)
+        text = ", ".join(f"{_words(name)} {row[name]:.4g}" for name in _measures(row))
         return f"step {row['step']}: validation {text}, " + (
             "the best so far" if row is best else self._best_told()
         )
@@ -298,7 +299,7 @@ class SampleQuality:
         self._accelerator = accelerator
         self._settings, self._stage, self._dataset = _fast(settings, stage), stage, dataset
         self._size = settings.stage(stage).model.sample_size
-        self._network = load_features()
+        self._network = load_features(device=accelerator.device if accelerator else "cpu")
         self._rows = spread(rows, count)
         labels = [record.label for record in dataset.records]
         known = None not in labels and "train" in dataset.splits
@@ -342,6 +343,11 @@ class SampleQuality:
 
     def _labels(self, rows: Any) -> torch.Tensor:
         return label_numbers([self._dataset.records[row].label for row in rows], self._classes)
+
+
+def _measures(row: dict[str, Any]) -> list[str]:
+    """What was measured, of the keys of a row."""
+    return [name for name in row if name == "loss" or name in COLUMNS]
 
 
 def _words(measure: str) -> str:

@@ -13,14 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from satcascade.errors import UsageError
-from satcascade.evaluation.measures.memorisation import (
-    SYMMETRIES,
-    Memorisation,
-    coefficients,
-    contact_sheet,
-    memorisation,
-    perceptual_hash,
-)
+from satcascade.evaluation.measures.low_frequencies import SYMMETRIES, coefficients, perceptual_hash
+from satcascade.evaluation.measures.memorisation import Memorisation, contact_sheet, memorisation
 from satcascade.evaluation.networks.feature_network import FeatureNetwork
 from satcascade.evaluation.networks.features import load_features
 
@@ -66,7 +60,11 @@ def test_planted_copies_are_found_and_ranked_first() -> None:
     generated[3], generated[11] = TRAIN[40], turned(recompressed(TRAIN[7], 30), 5)
     result = measured(generated)
     assert result.generated.near_copies.tolist() == [3, 11]
-    assert result.generated.row[[3, 11]].tolist() == result.generated.hash_row[[3, 11]].tolist() == [40, 7]
+    assert (
+        result.generated.similarity_row[[3, 11]].tolist()
+        == result.generated.hash_row[[3, 11]].tolist()
+        == [40, 7]
+    )
     assert result.generated.symmetry[[3, 11]].tolist() == [0, 5]
     assert result.metrics()["near_copy_rate"] == 0.1
     assert result.metrics()["near_hash_rate"] == 0.1
@@ -97,7 +95,7 @@ def test_a_slightly_cropped_copy_is_found(row: int, symmetry: int, left: float, 
 def measured_alone(image: Image.Image) -> tuple[int, int, bool]:
     """Row and symmetry of the nearest training image, and whether the image is a near copy."""
     near = memorisation([image], TEST[:1], TRAIN).generated
-    return int(near.row[0]), int(near.symmetry[0]), bool(len(near.near_copies))
+    return int(near.similarity_row[0]), int(near.symmetry[0]), bool(len(near.near_copies))
 
 
 @pytest.mark.parametrize("symmetry", range(8))
@@ -173,7 +171,7 @@ def test_the_answer_does_not_depend_on_how_many_are_asked_together(monkeypatch: 
     together = measured(generated).generated
     monkeypatch.setattr("satcascade.evaluation.measures.memorisation._ROWS_AT_ONCE", 3)
     apart = measured(generated).generated
-    assert together.row.tolist() == apart.row.tolist() == list(range(10))
+    assert together.similarity_row.tolist() == apart.similarity_row.tolist() == list(range(10))
     np.testing.assert_allclose(together.similarity, apart.similarity, atol=1e-5)
     assert together.hash_distance.tolist() == apart.hash_distance.tolist()
 

@@ -14,11 +14,11 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from cheap_features import Passing
+from satcascade.evaluation.measures.clip import clip_score
 from satcascade.evaluation.measures.distances import frechet, kernel_distance
 from satcascade.evaluation.measures.manifold import ManifoldScores, manifold_scores
 from satcascade.evaluation.measures.probe import LabelledFeatures, class_names, label_numbers
 from satcascade.evaluation.measures.scene import scene_accuracy
-from satcascade.evaluation.networks.clip import clip_score
 from satcascade.evaluation.networks.feature_network import FeatureNetwork
 from satcascade.evaluation.networks.features import load_features
 from synthetic import CLASSES, synthetic_image

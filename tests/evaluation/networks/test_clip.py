@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.evaluation.networks.clip import clip_score, load_clip
+from satcascade.evaluation.measures.clip import clip_score
+from satcascade.evaluation.networks.clip import load_clip
 from satcascade.evaluation.networks.features import load_features
 from synthetic import CLASSES, synthetic_image, synthetic_rows
 

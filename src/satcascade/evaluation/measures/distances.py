@@ -11,17 +11,30 @@ import torch
 from torch import Tensor
 
 from satcascade.errors import UsageError
+from satcascade.evaluation.comparison import Comparison
+from satcascade.evaluation.measures.measured import Measured
+from satcascade.evaluation.measures.registry import FRECHET_IMAGES, KERNEL_IMAGES
+from satcascade.evaluation.networks.feature_network import FeatureNetwork
 
 # Below this many images both distances are dominated by their number.
 ENOUGH_IMAGES = 1000
-# The fewest that each distance can be had of: of halves of the generated images a covariance is taken.
-FRECHET_IMAGES = 4
-KERNEL_IMAGES = 2
 _ROWS_AT_ONCE = 1024
 
 
 class FewImagesWarning(UserWarning):
     """A statistic rests on so few images that its value says more about their number than about them."""
+
+
+def measure_frechet(comparison: Comparison, network: FeatureNetwork) -> Measured:
+    """The Frechet distance of a comparison on a feature network."""
+    generated, real = comparison.generated_features(network), comparison.real_features(network)
+    return Measured(frechet_distance(generated, real, network.name).metrics())
+
+
+def measure_kernel(comparison: Comparison, network: FeatureNetwork) -> Measured:
+    """The kernel distance of a comparison on a feature network."""
+    generated, real = comparison.generated_features(network), comparison.real_features(network)
+    return Measured(kernel_distance(generated, real, network.name).metrics())
 
 
 @dataclass(frozen=True)
@@ -179,8 +192,8 @@ def frechet_distance(
     value = frechet(generated, real)
     _warn_if_few(f"the Frechet distance on {features}", generated, real)
     drawn = _halves(generated.double(), Statistics.of(real), draws, seed, progress)
-    moved = drawn - drawn.mean() + value
-    low, high = torch.quantile(moved, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    centred = drawn - drawn.mean() + value
+    low, high = torch.quantile(centred, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return FrechetDistance(
         features, len(generated), len(real), value, float(drawn.std()), max(low, 0.0), high
     )
@@ -196,7 +209,7 @@ def _halves(
     # All that the draws need of the covariances' product.
     shared = x @ real.factor.T
     constant = real.factor.square().sum()
-    found = torch.empty(draws, dtype=torch.float64)
+    distances = torch.empty(draws, dtype=torch.float64)
     for draw in range(draws):
         rows = torch.randperm(len(x), generator=generator)[:half]
         part, product = x[rows], shared[rows]
@@ -205,10 +218,10 @@ def _halves(
         product = (product - product.mean(0)) / math.sqrt(half - 1)
         gram = product @ product.T if half < product.shape[1] else product.T @ product
         root = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().sum()
-        found[draw] = mean.square().sum() + trace + constant - 2 * root
+        distances[draw] = mean.square().sum() + trace + constant - 2 * root
         if progress:
             progress(1)
-    return found
+    return distances
 
 
 def kernel_distance(

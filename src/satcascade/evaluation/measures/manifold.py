@@ -13,9 +13,18 @@ import torch
 from torch import Tensor
 
 from satcascade.errors import UsageError
+from satcascade.evaluation.comparison import Comparison
+from satcascade.evaluation.measures.measured import Measured
+from satcascade.evaluation.measures.registry import NEIGHBOURS
+from satcascade.evaluation.networks.feature_network import FeatureNetwork
 
-NEIGHBOURS = 5
 _ROWS_AT_ONCE = 1024
+
+
+def measure_manifold(comparison: Comparison, network: FeatureNetwork) -> Measured:
+    """Precision, recall, density and coverage of a comparison on a feature network."""
+    generated, real = comparison.generated_features(network), comparison.real_features(network)
+    return Measured(manifold_scores(generated, real, network.name).metrics())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from satcascade.evaluation.comparison import Comparison
+from satcascade.evaluation.measures.measured import Measured
 from satcascade.evaluation.measures.probe import LabelledFeatures, LinearProbe
+from satcascade.evaluation.networks.feature_network import FeatureNetwork
+
+
+def measure_scene(comparison: Comparison, network: FeatureNetwork) -> Measured:
+    """Scene accuracy of a comparison, the answer for each image, and the confusion of the classes."""
+    scene = scene_accuracy(*comparison.labelled(network), comparison.classes)
+    return Measured(
+        scene.metrics(),
+        images=[
+            {"predicted": scene.classes[answer], "confidence": confidence}
+            for answer, confidence in zip(scene.answers.tolist(), scene.confidence.tolist(), strict=True)
+        ],
+        classes={row.name: {"n": row.n_generated, "accuracy": row.accuracy} for row in scene.table()},
+        details={"classes": list(scene.classes), "confusion": scene.confusion.tolist()},
+    )
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,21 @@ import torch
 from torch import Tensor
 
 from satcascade.errors import UsageError
+from satcascade.evaluation.comparison import Comparison
+from satcascade.evaluation.measures.measured import Measured
 from satcascade.evaluation.measures.probe import LabelledFeatures, LinearProbe
+from satcascade.evaluation.networks.feature_network import FeatureNetwork
 
 SIZES = (5, 20, 100)
 SEEDS = (0, 1, 2)
 REAL, BOTH, SYNTHETIC = "real", "real+synthetic", "synthetic"
+
+
+def measure_usefulness(comparison: Comparison, network: FeatureNetwork) -> Measured:
+    """Usefulness of the generated images of a comparison."""
+    labelled = comparison.labelled(network)
+    with comparison.stage("usefulness", fits()) as advance:
+        return Measured(usefulness(*labelled, comparison.classes, progress=advance).metrics())
 
 
 @dataclass(frozen=True)
@@ -64,12 +74,12 @@ class Usefulness:
 
     def metrics(self) -> dict[str, float | int]:
         """Flat keys for ``metrics.json``: ``usefulness/KIND/SIZE``, and the spread ``usefulness_std/...``."""
-        found: dict[str, float | int] = {}
+        numbers: dict[str, float | int] = {}
         for row in self.rows:
             name = row.kind if row.size is None else f"{row.kind}/{row.size}"
-            found[f"usefulness/{name}"] = row.mean
-            found[f"usefulness_std/{name}"] = row.std
-        return found
+            numbers[f"usefulness/{name}"] = row.mean
+            numbers[f"usefulness_std/{name}"] = row.std
+        return numbers
 
 
 def usefulness(
@@ -94,7 +104,7 @@ def usefulness(
         classes: names of the classes.
         sizes: real images a class.
         seeds: one fit of each kind for each.
-        progress: told of each probe fitted, ``fits(sizes, seeds)`` in all.
+        progress: called with numbers of probes fitted, ``fits(sizes, seeds)`` in all.
 
     Raises:
         UsageError: a size is below 1, there is no size or seed, or the widths of the features differ.

@@ -1,118 +1,24 @@
-"""How well images fit their captions, by a CLIP model: Radford et al. 2021, https://arxiv.org/abs/2103.00020.
+"""CLIP models, which embed images and captions into one space: Radford et al. 2021.
 
-The score of a pair is the plain cosine of its two embeddings (Hessel et al. 2021 scale it by 2.5 and clip it
-at 0, https://arxiv.org/abs/2104.08718; RSDiff does not, nor is that done here).
+https://arxiv.org/abs/2103.00020
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from satcascade.errors import SatcascadeError, UsageError, one_line
+from satcascade.errors import SatcascadeError, one_line
 from satcascade.evaluation.networks.feature_network import FeatureNetwork, weights_fingerprint
 
 CLIP_PREFIX = "clip-image:"
 DEFAULT_CLIP = "openai/clip-vit-base-patch32"
-# Of RSDiff's published baseline.
-SHUFFLE_SEED = 17
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-@dataclass(frozen=True)
-class ClassScore:
-    """The score of one scene class.
-
-    Attributes:
-        n: its images.
-        score: mean cosine with their captions.
-        shuffled: the same with the shuffled captions.
-    """
-
-    n: int
-    score: float
-    shuffled: float
-
-    @property
-    def lift(self) -> float:
-        """Score less shuffled score."""
-        return self.score - self.shuffled
-
-
-@dataclass(frozen=True)
-class ClipScore:
-    """CLIP-score of captioned images.
-
-    Attributes:
-        n: images.
-        score: mean cosine of image and caption.
-        std: its standard deviation over images.
-        shuffled: mean cosine of images and shuffled captions: what any image of such a set gets.
-        by_class: the same for each scene class, by name; empty without labels.
-        scores: (N,) float64, of each image.
-    """
-
-    n: int
-    score: float
-    std: float
-    shuffled: float
-    by_class: dict[str, ClassScore]
-    scores: Tensor
-
-    @property
-    def lift(self) -> float:
-        """Score less shuffled score: what the captions themselves contribute."""
-        return self.score - self.shuffled
-
-    def metrics(self) -> dict[str, float | int]:
-        """Flat keys for ``metrics.json``."""
-        return {
-            "clip_score": self.score,
-            "clip_score_std": self.std,
-            "clip_score_shuffled": self.shuffled,
-            "clip_lift": self.lift,
-        }
-
-
-def clip_score(
-    images: Tensor, texts: Tensor, labels: Sequence[str | None] | None = None, seed: int = SHUFFLE_SEED
-) -> ClipScore:
-    """Cosines of images and their captions, with the baseline of shuffled captions.
-
-    The captions are shuffled as ``random.seed(seed); random.shuffle(captions)`` does it, once; some keep
-    their place.
-
-    Args:
-        images: (N, D) embeddings of images.
-        texts: (N, D) embeddings of their captions.
-        labels: N scene classes, None where unknown; for the table by class.
-        seed: of the shuffle.
-
-    Raises:
-        UsageError: there are fewer than 2 images, or not as many images as captions.
-    """
-    if len(images) != len(texts):
-        raise UsageError(f"{len(images)} images and {len(texts)} captions: there must be as many")
-    if len(images) < 2:
-        raise UsageError(f"too few images for the CLIP-score: {len(images)}, at least 2 are needed")
-    images, texts = (F.normalize(x.double(), dim=1) for x in (images, texts))
-    order = list(range(len(texts)))
-    random.Random(seed).shuffle(order)
-    scores, shuffled = (images * texts).sum(1), (images * texts[order]).sum(1)
-    by_class = {}
-    for name in sorted({label for label in labels or () if label is not None}):
-        rows = [row for row, label in enumerate(labels or ()) if label == name]
-        by_class[name] = ClassScore(len(rows), float(scores[rows].mean()), float(shuffled[rows].mean()))
-    return ClipScore(
-        len(scores), float(scores.mean()), float(scores.std()), float(shuffled.mean()), by_class, scores
-    )
 
 
 @dataclass(frozen=True)
@@ -143,7 +49,7 @@ class ClipEmbedder:
             batch: captions at once.
 
         Returns:
-            (N, D) float64, not normalised.
+            (N, D) float64, on the CPU, not normalised.
         """
         limit = self.model.config.text_config.max_position_embeddings
         features = torch.empty(len(captions), self.images.dim, dtype=torch.float64)
@@ -151,21 +57,22 @@ class ClipEmbedder:
             part = list(captions[start : start + batch])
             tokens = self.tokenizer(
                 part, padding=True, truncation=True, max_length=limit, return_tensors="pt"
-            )
-            found = self.model.text_model(
+            ).to(self.images.device)
+            output = self.model.text_model(
                 input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
             )
-            features[start : start + len(part)] = self.model.text_projection(found.pooler_output)
+            features[start : start + len(part)] = self.model.text_projection(output.pooler_output).cpu()
             if progress:
                 progress(len(part))
         return features
 
 
-def load_clip(name: str = DEFAULT_CLIP) -> ClipEmbedder:
+def load_clip(name: str = DEFAULT_CLIP, device: torch.device | str = "cpu") -> ClipEmbedder:
     """Load a CLIP model and its tokenizer.
 
     Args:
         name: on the hub, or a folder written by ``save_pretrained``.
+        device: where it computes, as torch names it.
 
     Raises:
         SatcascadeError: it is not there, cannot be fetched, or is no CLIP model.
@@ -189,20 +96,23 @@ def load_clip(name: str = DEFAULT_CLIP) -> ClipEmbedder:
             f"CLIP model '{name}' cannot be loaded ({one_line(error)}): give the folder of one, written by "
             "save_pretrained; of the feature networks, efficientnet-lite0 needs no download"
         ) from error
-    model.eval()
-    scale, offset = (torch.tensor(values).reshape(3, 1, 1) for values in (std, mean))
+    fingerprint = weights_fingerprint(model)
+    device = torch.device(device)
+    model.eval().to(device)
+    scale, offset = (torch.tensor(values, device=device).reshape(3, 1, 1) for values in (std, mean))
 
     def embed(images: Tensor) -> Tensor:
-        found = model.vision_model(pixel_values=(images.float() / 255 - offset) / scale)
-        return model.visual_projection(found.pooler_output)
+        output = model.vision_model(pixel_values=(images.float() / 255 - offset) / scale)
+        return model.visual_projection(output.pooler_output)
 
     config: Any = model.config
     network = FeatureNetwork(
         f"{CLIP_PREFIX}{name}",
         config.projection_dim,
-        weights_fingerprint(model),
+        fingerprint,
         config.vision_config.image_size,
         embed,
+        device,
     )
     return ClipEmbedder(name, network, model, tokenizer)
 

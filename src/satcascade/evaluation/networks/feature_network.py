@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ class FeatureNetwork:
         weights: 16 hexadecimal digits over the weights.
         side: the input size S in pixels.
         forward: from uint8 (B, 3, S, S), RGB, to (B, D) float32.
+        device: where ``forward`` computes; features come back to the CPU.
     """
 
     name: str
@@ -31,6 +32,7 @@ class FeatureNetwork:
     weights: str
     side: int
     forward: Callable[[Tensor], Tensor]
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @torch.inference_mode()
     def __call__(
@@ -44,14 +46,14 @@ class FeatureNetwork:
             batch: images at once.
 
         Returns:
-            (N, D) float64.
+            (N, D) float64, on the CPU.
         """
         features = torch.empty(len(images), self.dim, dtype=torch.float64)
         for start in range(0, len(images), batch):
             numbers = range(start, min(start + batch, len(images)))
             pixels = torch.from_numpy(np.stack([self._pixels(images[number]) for number in numbers]))
             # The view of channels-last memory that it is: convolutions on a CPU are faster so.
-            features[start : numbers.stop] = self.forward(pixels.permute(0, 3, 1, 2))
+            features[start : numbers.stop] = self.forward(pixels.permute(0, 3, 1, 2).to(self.device)).cpu()
             if progress:
                 progress(len(numbers))
         return features
@@ -63,7 +65,7 @@ class FeatureNetwork:
 
 
 def weights_fingerprint(network: torch.nn.Module) -> str:
-    """16 hexadecimal digits of the SHA-256 over names, shapes and values of a network's state."""
+    """16 hexadecimal digits of the SHA-256 over names, shapes and values of a network's state, on the CPU."""
     digest = hashlib.sha256()
     for key, value in sorted(network.state_dict().items()):
         digest.update(f"{key}{tuple(value.shape)}".encode())

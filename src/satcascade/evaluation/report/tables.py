@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from satcascade.evaluation.measures.registry import COLUMNS, Column
 from satcascade.evaluation.report.data import Details, Report
 
 # RSDiff's published headline (Sebaq and ElHelw 2024, doi 10.1007/s00521-024-10363-3) on the RSICD test split.
@@ -27,34 +28,6 @@ NETWORKS = {
     "inception-2048": "Inception, 2048 features",
     "inception-768": "Inception, 768 features",
     "efficientnet-lite0": "EfficientNet-Lite0, 1,280 features",
-}
-# Measures of two sets of images, one value for each feature network: title, decimals, which way is better.
-SET_MEASURES = {
-    "frechet_distance": ("Frechet distance", 2, "lower"),
-    "kernel_distance": ("Kernel distance", 4, "lower"),
-    "precision": ("Precision", 3, "higher"),
-    "recall": ("Recall", 3, "higher"),
-    "density": ("Density", 3, "higher"),
-    "coverage": ("Coverage", 3, "higher"),
-}
-# The others: title, decimals, which way is better, and what it is.
-SINGLE_MEASURES = {
-    "scene_accuracy": (
-        "Scene accuracy",
-        3,
-        "higher",
-        "a probe trained on real images names the caption's scene",
-    ),
-    "zero_shot_accuracy": (
-        "Zero-shot accuracy",
-        3,
-        "higher",
-        "trained on generated images, tested on real ones",
-    ),
-    "clip_score": ("CLIP-score", 3, "higher", "cosine of image and caption"),
-    "clip_score_shuffled": ("CLIP-score, shuffled", 3, "", "the same with captions shuffled: the floor"),
-    "clip_lift": ("CLIP lift", 3, "higher", "CLIP-score less the shuffled one"),
-    "near_copy_rate": ("Near copies", 4, "lower", "share of images close to a training image"),
 }
 USEFULNESS = {"real": "Real", "real+synthetic": "Real and generated", "synthetic": "Generated"}
 
@@ -87,16 +60,16 @@ def number(value: float, decimals: int = 3) -> str:
 
 def headline(reports: Sequence[Report]) -> list[Row]:
     """The rows for which a report or RSDiff's publication has a value; RSDiff's is the last cell of each."""
-    columns = [report.metrics for report in reports] + [RSDIFF]
+    metrics = [report.metrics for report in reports] + [RSDIFF]
     rows = []
-    for stem, (title, decimals, better) in SET_MEASURES.items():
-        for network in networks(columns, stem):
-            cells = tuple(_set_cell(column, stem, network, decimals) for column in columns)
-            rows.append(Row(title, network_title(network), better, cells))
-    for key, (title, decimals, better, hint) in SINGLE_MEASURES.items():
-        if any(key in column for column in columns):
-            cells = tuple(_single_cell(column, key, decimals) for column in columns)
-            rows.append(Row(title, hint, better, cells))
+    for measure, column in COLUMNS.values():
+        if measure.per_network:
+            for network in networks(metrics, column.key):
+                cells = tuple(_network_cell(each, column, network) for each in metrics)
+                rows.append(Row(column.title, network_title(network), column.better, cells))
+        elif any(column.key in each for each in metrics):
+            cells = tuple(_single_cell(each, column) for each in metrics)
+            rows.append(Row(column.title, column.hint, column.better, cells))
     seconds = [_seconds_cell(report.details.timings) for report in reports]
     rows.append(
         Row(
@@ -109,11 +82,11 @@ def headline(reports: Sequence[Report]) -> list[Row]:
     return rows
 
 
-def networks(columns: Sequence[dict[str, float]], stem: str) -> list[str]:
+def networks(metrics: Sequence[dict[str, float]], stem: str) -> list[str]:
     """The feature networks that a measure has values of, the well-known ones first."""
     prefix = f"{stem}/"
-    found = {key[len(prefix) :] for column in columns for key in column if key.startswith(prefix)}
-    return [name for name in NETWORKS if name in found] + sorted(found - NETWORKS.keys())
+    names = {key[len(prefix) :] for each in metrics for key in each if key.startswith(prefix)}
+    return [name for name in NETWORKS if name in names] + sorted(names - NETWORKS.keys())
 
 
 def network_title(network: str) -> str:
@@ -121,12 +94,14 @@ def network_title(network: str) -> str:
     return NETWORKS.get(network, network)
 
 
-def _set_cell(metrics: dict[str, float], stem: str, network: str, decimals: int) -> Cell:
+def _network_cell(metrics: dict[str, float], column: Column, network: str) -> Cell:
+    stem, decimals = column.key, column.decimals
     value = metrics.get(f"{stem}/{network}")
     if value is None:
         return Cell()
-    if stem == "frechet_distance" and abs(value) < 10:
-        decimals = 3
+    # Distances on some networks are small.
+    if abs(value) < 10:
+        decimals = max(decimals, 3)
     lines = []
     low, high = (metrics.get(f"{stem}_{end}/{network}") for end in ("low", "high"))
     if low is not None and high is not None:
@@ -139,7 +114,8 @@ def _set_cell(metrics: dict[str, float], stem: str, network: str, decimals: int)
     return Cell(number(value, decimals), tuple(lines))
 
 
-def _single_cell(metrics: dict[str, float], key: str, decimals: int) -> Cell:
+def _single_cell(metrics: dict[str, float], column: Column) -> Cell:
+    key, decimals = column.key, column.decimals
     if key not in metrics:
         return Cell()
     lines = []
@@ -213,12 +189,12 @@ def usefulness_table(metrics: dict[str, float]) -> UsefulnessTable | None:
     keys = [key.split("/") for key in metrics if key.startswith("usefulness/")]
     sized = {(parts[1], parts[2]) for parts in keys if len(parts) == 3}
     alone = {parts[1] for parts in keys if len(parts) == 2}
-    found = sized | {(name, size) for name in alone for _, size in sized}
-    if not found:
+    measured = sized | {(name, size) for name in alone for _, size in sized}
+    if not measured:
         return None
-    sizes = sorted({size for _, size in found}, key=lambda size: (not size.isdecimal(), len(size), size))
-    names = {name: title for name, title in USEFULNESS.items() if any(name == row for row, _ in found)}
-    names |= {name: name for name in sorted({row for row, _ in found}) if name not in names}
+    sizes = sorted({size for _, size in measured}, key=lambda size: (not size.isdecimal(), len(size), size))
+    names = {name: title for name, title in USEFULNESS.items() if any(name == row for row, _ in measured)}
+    names |= {name: name for name in sorted({row for row, _ in measured}) if name not in names}
     rows = []
     for name, title in names.items():
         cells = []
