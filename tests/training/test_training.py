@@ -420,10 +420,17 @@ def test_a_run_may_go_on_compiled(tiny_preset, prepared_synthetic, tmp_path, mon
     whole_graph = {"fullgraph": True, "backend": eager_compiler}
     monkeypatch.setattr(torch, "compile", partial(torch.compile, **whole_graph))
     later = run(tiny_preset, prepared_synthetic, tmp_path / "b", *compiled, stage="sr")
-    ours, theirs = weights(whole), weights(later)
-    # Captions are padded further for a compiled network.
-    for key in ours:
-        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-4)
+    # Captions are padded further for a compiled network. What padding alone changes is rounding, as six steps
+    # of Muon amplify it: an independent measure of the same size, of which a norm is allowed three times.
+    text = DeviceData.text
+    monkeypatch.setattr(DeviceData, "text", lambda data, rows, choice, multiple: text(data, rows, choice, 32))
+    padded = run(tiny_preset, prepared_synthetic, tmp_path / "d", "training.steps=6", *plateau, stage="sr")
+    plain, ours, theirs = (
+        torch.cat([value.double().flatten() for value in weights(folder).values()])
+        for folder in (whole, later, padded)
+    )
+    assert float((ours - plain).norm()) < 3 * float((theirs - plain).norm())
+    assert float((theirs - plain).norm()) < 1e-3 * float(plain.norm())
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=no_compiler))
     with pytest.raises(
         SatcascadeError, match=r"cannot be compiled here \(.*g\+\+ is not there.*\): set"
