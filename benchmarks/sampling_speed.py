@@ -19,7 +19,8 @@ from collections.abc import Callable
 import torch
 
 from satcascade.hardware.precision import autocast, bf16_is_fast
-from satcascade.pipelines.cascade import CascadePipeline, load_pipeline
+from satcascade.pipelines.cascade import CascadePipeline
+from satcascade.zoo import load_pipeline
 
 CAPTION = "many buildings and some green trees are near a river ."
 

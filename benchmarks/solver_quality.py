@@ -41,7 +41,8 @@ from satcascade.evaluation.networks.features import load_features, real_features
 from satcascade.generation.embeddings import CaptionEmbeddings
 from satcascade.generation.jobs import image_seed
 from satcascade.io.files import written_whole
-from satcascade.pipelines.cascade import CascadePipeline, load_pipeline
+from satcascade.pipelines.cascade import CascadePipeline
+from satcascade.zoo import load_pipeline
 
 COMPARED = ("dpm++", "unipc", "dpm++sde", "ddim", "ddpm")
 DETERMINISTIC = ("dpm++", "unipc", "ddim")

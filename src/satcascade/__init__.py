@@ -10,11 +10,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+# Makes the names of models known, `builtin` among them, whichever module is asked for one.
+import satcascade.zoo  # noqa: F401
+
 if TYPE_CHECKING:
     from satcascade.data.captions import Captions
     from satcascade.errors import SatcascadeError, UsageError
     from satcascade.generation.run import GenerationRequest, generate
-    from satcascade.pipelines.cascade import CascadeOutput, CascadePipeline, load_pipeline
+    from satcascade.pipelines.cascade import CascadePipeline
+    from satcascade.pipelines.output import CascadeOutput
+    from satcascade.zoo import load_pipeline
 
 __all__ = [
     "Captions",
@@ -30,14 +35,14 @@ __all__ = [
 
 # Loaded when asked for: importing the package alone must not take the seconds that torch takes.
 _HOMES = {
-    "CascadeOutput": "pipelines.cascade",
+    "CascadeOutput": "pipelines.output",
     "CascadePipeline": "pipelines.cascade",
     "Captions": "data.captions",
     "GenerationRequest": "generation.run",
     "SatcascadeError": "errors",
     "UsageError": "errors",
     "generate": "generation.run",
-    "load_pipeline": "pipelines.cascade",
+    "load_pipeline": "zoo",
 }
 
 

@@ -168,7 +168,7 @@ def test_image_seeds_are_the_documented_hash(seed, index):
 
 @pytest.mark.parametrize("scheduler", ["dpm++", "ddpm"])
 def test_batch_size_changes_nothing(tiny_model, tmp_path, scheduler):
-    from satcascade.pipelines.cascade import load_pipeline
+    from satcascade.zoo import load_pipeline
 
     pipeline = load_pipeline(tiny_model, device="cpu", scheduler=scheduler)
     for size in (1, 3, 8):

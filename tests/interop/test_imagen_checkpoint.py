@@ -31,7 +31,7 @@ from satcascade.interop.imagen_checkpoint import convert, export
 from satcascade.interop.imagen_names import to_imagen_names
 from satcascade.interop.released import Release
 from satcascade.io.cache import cache_folder
-from satcascade.models.registry import build_model, model_arguments
+from satcascade.models.registry import build_model
 from satcascade.models.rsdiff_unet import RSDiffUNet
 from satcascade.pipelines.cascade import CascadePipeline
 
@@ -91,7 +91,7 @@ def stage_weights(preset: str, seed: int) -> list[dict[str, Tensor]]:
         values = {
             name: torch.randn(v.shape) * 0.1 for name, v in build_model(stage.model).state_dict().items()
         }
-        stages.append(to_imagen_names(values, model_arguments(stage.model)))
+        stages.append(to_imagen_names(values, stage.model.arguments()))
     return stages
 
 

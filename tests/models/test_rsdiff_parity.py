@@ -203,7 +203,7 @@ class RecordedRun:
         self.draws: list[Tensor] = []
         self.scale = float(re.search(r"scale(\d+(\.\d+)?)", name)[1])
         self.text = TextEmbeddings(self.tensors["in.text_embeds"], self.tensors["in.text_mask"].bool())
-        for module in ("pipelines.cascade", "diffusion.rsdiff_scheduler"):
+        for module in ("sampling.loop", "diffusion.rsdiff_scheduler"):
             monkeypatch.setattr(f"satcascade.{module}.randn_tensor", self._draw)
         augmentation = linear_log_snr(torch.tensor(REFERENCE["lowres_sample_noise_level"]))
         self.pipeline = CascadePipeline(

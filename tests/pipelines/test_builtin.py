@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import satcascade
-from satcascade.pipelines.cascade import CascadePipeline, load_pipeline
+from satcascade.pipelines.cascade import CascadePipeline
+from satcascade.zoo import load_pipeline
 
 FOLDER = Path(satcascade.__file__).parent / "builtin"
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 
+from satcascade import zoo
 from satcascade.diffusion.process import add_noise, alpha_sigma, dynamic_threshold, guide, to_epsilon, to_x0
 from satcascade.diffusion.rsdiff_scheduler import RSDiffScheduler
 from satcascade.diffusion.schedulers import log_snr_at, make_scheduler, swap_scheduler
@@ -22,8 +23,9 @@ from satcascade.errors import SatcascadeError, UsageError
 from satcascade.models.denoiser import resize_low_res
 from satcascade.models.rsdiff_unet import RSDiffUNet
 from satcascade.pipelines import cascade as pipeline_module
-from satcascade.pipelines import folder as model_files
-from satcascade.pipelines.cascade import CascadePipeline, TextEncoderWarning, load_pipeline
+from satcascade.pipelines.cascade import CascadePipeline, TextEncoderWarning
+from satcascade.sampling import loop
+from satcascade.zoo import load_pipeline
 from tiny_cascade import fill, tiny_pipeline, tiny_unet
 
 # diffusers calls NumPy in ways that NumPy 2 warns of.
@@ -193,7 +195,7 @@ def test_epsilon_predictions_are_clipped_and_guided_alike():
     prediction, x_t = (torch.randn(2, 3, 8, 8, generator=generator) for _ in range(2))
     log_snr = torch.tensor([-2.0, 1.0])
     for kind in ("epsilon", "v_prediction"):
-        clipped = pipeline_module._clip_x0(prediction, x_t, log_snr, kind)
+        clipped = loop.convert(prediction, x_t, log_snr, kind, kind, clip_x0=True)
         expected = to_x0(prediction, x_t, log_snr, kind).clamp(-1, 1)
         torch.testing.assert_close(to_x0(clipped, x_t, log_snr, kind), expected, atol=1e-5, rtol=0)
         alpha, sigma = alpha_sigma(log_snr)
@@ -283,7 +285,7 @@ def test_dynamic_thresholding_serves_every_solver_and_is_left_to_rsdiffs_own(tin
     assert (images_of[True][0] - images_of["dynamic"][0]).abs().max() > 0.05
     prediction, x_t = torch.randn(2, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     log_snr = torch.tensor([-4.0, 1.0])
-    clipped = pipeline_module._clip_x0(prediction, x_t, log_snr, "epsilon", dynamic=True)
+    clipped = loop.convert(prediction, x_t, log_snr, "epsilon", "epsilon", clip_x0="dynamic")
     expected = dynamic_threshold(to_x0(prediction, x_t, log_snr, "epsilon"))
     torch.testing.assert_close(to_x0(clipped, x_t, log_snr, "epsilon"), expected, atol=1e-4, rtol=0)
     with pytest.raises(UsageError, match="unknown clip_x0 'static'"):
@@ -616,10 +618,10 @@ def test_a_model_fetched_from_the_hub_before_needs_no_network(tiny_model, tmp_pa
 
 
 def test_builtin_weights_come_from_the_package(tiny_model, monkeypatch, pipeline, tmp_path):
-    monkeypatch.setattr(model_files, "BUILTIN", tmp_path)
+    monkeypatch.setattr(zoo, "BUILTIN", tmp_path)
     with pytest.raises(SatcascadeError, match="no built-in weights"):
         load_pipeline("builtin", device="cpu")
-    monkeypatch.setattr(model_files, "BUILTIN", tiny_model)
+    monkeypatch.setattr(zoo, "BUILTIN", tiny_model)
     for name in ("builtin", "compact"):
         loaded = load_pipeline(name, device="cpu")
         loaded.set_progress_bar_config(disable=True)

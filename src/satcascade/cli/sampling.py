@@ -21,7 +21,7 @@ from satcascade.cli.options import (
 )
 from satcascade.errors import UsageError
 from satcascade.generation.shard import Shard
-from satcascade.zoo import check_model_name
+from satcascade.zoo import check_model_name, load_pipeline
 
 if TYPE_CHECKING:
     from satcascade.data.captions import Captions
@@ -102,7 +102,6 @@ def sample(
         device = f"cuda:{local}" if device in ("auto", "cuda") and _has_gpus() else device
 
     from satcascade.generation.run import GenerationRequest, generate
-    from satcascade.pipelines.cascade import load_pipeline
 
     request = GenerationRequest(
         captions=chosen,

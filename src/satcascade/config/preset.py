@@ -26,76 +26,15 @@ from pydantic import (
 )
 
 from satcascade.errors import UsageError
+from satcascade.models.compact_config import CompactModel
+from satcascade.models.rsdiff_config import RSDiffModel
 
-Weighting = Literal["edm", "min_snr", "sigmoid", "v", "uniform"]
 StageName = Literal["base", "sr"]
-Resize = Literal["nearest", "bilinear", "bicubic"]
+Weighting = Literal["edm", "min_snr", "sigmoid", "v", "uniform"]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CompactModel(_Section):
-    """Arguments of :class:`satcascade.models.compact_unet.CompactUNet`, which explains them."""
-
-    architecture: Literal["compact"] = "compact"
-    sample_size: PositiveInt
-    patch_size: PositiveInt = 4
-    widths: tuple[PositiveInt, ...]
-    blocks: tuple[PositiveInt, ...]
-    attention: tuple[bool, ...]
-    self_attention: bool = True
-    head_dim: PositiveInt = 64
-    cond_dim: PositiveInt = 384
-    text_dim: PositiveInt = 384
-    dropout: float = Field(0.0, ge=0.0, le=1.0)
-    low_res: bool = False
-    low_res_resize: Resize = "bilinear"
-    sigma_data: PositiveFloat = 0.5
-    sigma_residual: PositiveFloat | None = None
-    prediction_type: Literal["v_prediction", "epsilon", "sample"] = "v_prediction"
-    preconditioned: bool = True
-    detail_width: PositiveInt | None = None
-    detail_blocks: PositiveInt = 1
-    in_channels: PositiveInt = 3
-
-
-class RSDiffModel(_Section):
-    """Arguments of :class:`satcascade.models.rsdiff_unet.RSDiffUNet`, which explains them.
-
-    Where a layer's option may be one value for all layers, it is stored as that value.
-    """
-
-    architecture: Literal["rsdiff"]
-    sample_size: PositiveInt
-    width: PositiveInt
-    width_multipliers: tuple[PositiveFloat, ...]
-    blocks: int | tuple[int, ...]
-    self_attention: bool | tuple[bool, ...]
-    cross_attention: bool | tuple[bool, ...]
-    attention_depth: PositiveInt | tuple[PositiveInt, ...] = 1
-    heads: PositiveInt = 8
-    head_dim: PositiveInt = 64
-    ff_mult: PositiveFloat = 2
-    middle_attention_depth: PositiveInt = 1
-    middle_ff_mult: PositiveFloat = 2
-    middle_cross_heads: PositiveInt = 8
-    middle_cross_head_dim: PositiveInt = 64
-    cond_dim: PositiveInt
-    text_dim: PositiveInt = 768
-    max_text_len: PositiveInt = 256
-    text_latents: PositiveInt = 32
-    text_mean_latents: int = Field(4, ge=0)
-    resampler_depth: PositiveInt = 2
-    resampler_ff_mult: PositiveFloat = 4
-    resampler_positions: PositiveInt = 512
-    time_tokens: PositiveInt = 2
-    sinusoidal_dim: PositiveInt = 16
-    stem_kernels: tuple[PositiveInt, ...] = (3, 7, 15)
-    low_res: bool = False
-    low_res_resize: Resize = "nearest"
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
 
 
 def _architecture(model: Any) -> str:

@@ -18,14 +18,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from satcascade.config.preset import Preset, RSDiffModel, StageName, load_preset, preset_names
+from satcascade.config.preset import Preset, StageName, load_preset, preset_names
 from satcascade.errors import SatcascadeError, UsageError, one_line
 from satcascade.interop.imagen_names import from_imagen_names, imagen_names, to_imagen_names
 from satcascade.io.files import check_space, written_whole
-from satcascade.models.registry import build_model, model_arguments
+from satcascade.models.registry import build_model
+from satcascade.models.rsdiff_config import RSDiffModel
 from satcascade.models.rsdiff_unet import RSDiffUNet
 from satcascade.pipelines.assembly import build_pipeline
-from satcascade.pipelines.cascade import load_pipeline
+from satcascade.pipelines.cascade import CascadePipeline
+from satcascade.pipelines.folder import without_loading_bars
 
 Weights = Literal["ema", "online"]
 
@@ -104,7 +106,7 @@ def export(model: str | Path, out: Path) -> None:
     networks predict: where that is v, the ``Imagen`` that loads it needs ``pred_objectives="v"``.
 
     Args:
-        model: as :func:`satcascade.pipelines.cascade.load_pipeline` takes it.
+        model: as :meth:`satcascade.pipelines.cascade.CascadePipeline.from_pretrained` takes it.
         out: the file; it must not exist.
 
     Raises:
@@ -114,7 +116,8 @@ def export(model: str | Path, out: Path) -> None:
     out = Path(out)
     if out.exists():
         raise UsageError(f"{out} exists: choose another file")
-    pipeline = load_pipeline(model, device="cpu")
+    with without_loading_bars():
+        pipeline = CascadePipeline.from_pretrained(model)
     networks = [network for network in (pipeline.unet, pipeline.sr_unet) if network is not None]
     if not all(isinstance(network, RSDiffUNet) for network in networks):
         raise SatcascadeError(
@@ -259,7 +262,7 @@ def _matching(
 
 def _misfit(weights: Mapping[str, Tensor], config: Any, stage: StageName) -> tuple[int, str]:
     """How many parameters do not fit a configuration, and which."""
-    arguments = model_arguments(config)
+    arguments = config.arguments()
     try:
         from_imagen_names(weights, arguments)
     except SatcascadeError as error:
@@ -278,7 +281,7 @@ def _empty_network(config: Any) -> nn.Module:
 
 def _network(config: Any, weights: Mapping[str, Tensor], half: bool) -> nn.Module:
     """The network around the given tensors, which are not copied unless ``half`` converts them."""
-    ours = from_imagen_names(weights, model_arguments(config))
+    ours = from_imagen_names(weights, config.arguments())
     network = _empty_network(config)
     network.load_state_dict(
         {name: value.half() if half else value for name, value in ours.items()}, assign=True

@@ -7,13 +7,15 @@ from itertools import pairwise
 from typing import Any, get_args
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
+
+# For diffusers, which looks in a component's module for the base class that says how it is loaded.
+from diffusers import ModelMixin  # noqa: F401
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from satcascade.diffusion.process import Prediction, alpha_sigma, low_res_estimate, moved, preconditioning
-from satcascade.models.denoiser import TextCondition
+from satcascade.models.denoiser import Denoiser, TextCondition
 from satcascade.models.layers import cpu
 from satcascade.models.layers.activation_checkpointing import CheckpointedBlock
 
@@ -21,7 +23,7 @@ _FREQUENCIES = 64
 _FILTERS = 4
 
 
-class CompactUNet(ModelMixin, ConfigMixin):
+class CompactUNet(Denoiser):
     """Text-conditioned denoiser that works at a quarter of the image's resolution.
 
     The image is pixel-unshuffled by ``patch_size``, so that the first level has (S / patch_size)^2

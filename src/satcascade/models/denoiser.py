@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
+from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor
+
+from satcascade.diffusion.process import Prediction
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,35 @@ class TextCondition:
         )
 
 
-class Denoiser(Protocol):
-    """A text-conditioned denoising network on images in [-1, 1].
+class Denoiser(ModelMixin, ConfigMixin, ABC):
+    """A text-conditioned denoising network, on images in [-1, 1] or on the latents of a codec.
 
-    Its ``config`` holds ``sample_size`` (pixels a side), ``low_res`` (whether it takes a low-resolution
-    image), ``low_res_resize`` (how that image is brought to ``sample_size``), ``text_dim`` and
-    ``prediction_type``.
+    Its ``config`` holds ``sample_size`` S (positions a side of what is denoised: pixels or latents),
+    ``low_res`` (whether it takes a low-resolution image), ``low_res_resize`` (how that image is resized),
+    ``text_dim`` and ``prediction_type``.
     """
 
-    config: Any
+    @property
+    def channels(self) -> int:
+        """C, the channels of what is denoised."""
+        return int(self.config.get("in_channels", 3))
 
+    @property
+    def prediction_type(self) -> Prediction:
+        """What :meth:`forward` answers."""
+        kind: Prediction = self.config.prediction_type
+        return kind
+
+    def guides_in_one_batch(self, device: torch.device) -> bool:
+        """Whether both branches of classifier-free guidance go in one batch on that device."""
+        return True
+
+    @abstractmethod
     def encode_text(self, embeddings: Tensor, mask: Tensor, keep: Tensor | None = None) -> TextCondition:
         """Condition for token embeddings (B, L, D); rows where ``keep`` (B,) is False get no caption."""
-        ...
 
-    def __call__(
+    @abstractmethod
+    def forward(
         self,
         sample: Tensor,
         log_snr: Tensor,
@@ -70,8 +87,7 @@ class Denoiser(Protocol):
         low_res: Tensor | None = None,
         low_res_log_snr: Tensor | None = None,
     ) -> Tensor:
-        """Prediction (B, 3, S, S) of type ``config.prediction_type`` for ``sample`` at ``log_snr`` (B,)."""
-        ...
+        """Prediction (B, C, S, S) of type ``prediction_type`` for ``sample`` at ``log_snr`` (B,)."""
 
 
 def resize_low_res(images: Tensor, size: int, mode: str) -> Tensor:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from diffusers import ModelMixin
-
-from satcascade.config.preset import CompactModel, RSDiffModel
 from satcascade.models.compact_unet import CompactUNet
+from satcascade.models.denoiser import Denoiser
+from satcascade.models.network_config import NetworkConfig
 from satcascade.models.rsdiff_unet import RSDiffUNet
 
-_FAMILIES = {"compact": CompactUNet, "rsdiff": RSDiffUNet}
+_FAMILIES: dict[str, type[Denoiser]] = {"compact": CompactUNet, "rsdiff": RSDiffUNet}
 
 
-def build_model(config: CompactModel | RSDiffModel) -> ModelMixin:
+def build_model(config: NetworkConfig) -> Denoiser:
     """A network with random weights (draw the seed first, with ``torch.manual_seed``)."""
-    return _FAMILIES[config.architecture](**model_arguments(config))
-
-
-def model_arguments(config: CompactModel | RSDiffModel) -> dict[str, object]:
-    """The network's constructor arguments, as they come back from the JSON that diffusers stores."""
-    arguments = config.model_dump(exclude={"architecture"})
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in arguments.items()}
+    return _FAMILIES[config.architecture](**config.arguments())

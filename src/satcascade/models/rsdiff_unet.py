@@ -16,12 +16,14 @@ from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
+
+# For diffusers, which looks in a component's module for the base class that says how it is loaded.
+from diffusers import ModelMixin  # noqa: F401
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from satcascade.models.denoiser import TextCondition
+from satcascade.models.denoiser import Denoiser, TextCondition
 from satcascade.models.layers import cpu
 from satcascade.models.layers.activation_checkpointing import CheckpointedBlock
 
@@ -41,7 +43,7 @@ _LARGE_IMAGE = 2**20
 _T = TypeVar("_T")
 
 
-class RSDiffUNet(ModelMixin, ConfigMixin):
+class RSDiffUNet(Denoiser):
     """Text-conditioned denoiser of RSDiff, in its base and its super-resolution form.
 
     Layer ``i`` of n works at 1 / 2^i of the image's resolution. An option of every layer is a list of n
@@ -196,6 +198,10 @@ class RSDiffUNet(ModelMixin, ConfigMixin):
         # Untrained, the network predicts nothing rather than noise of its own.
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
+
+    def guides_in_one_batch(self, device: torch.device) -> bool:
+        """Not on a CPU: one batch rounds otherwise than RSDiff's own sampler, and gains nothing there."""
+        return device.type != "cpu"
 
     def encode_text(self, embeddings: Tensor, mask: Tensor, keep: Tensor | None = None) -> TextCondition:
         """Pool a caption to the fixed number of tokens that every denoising step attends to.

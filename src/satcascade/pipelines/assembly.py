@@ -8,13 +8,32 @@ from torch import nn
 
 from satcascade.config.preset import Preset, StageSampling
 from satcascade.diffusion.schedulers import make_scheduler
+from satcascade.models.codec import TinyAutoencoder
 from satcascade.pipelines.cascade import CascadePipeline
 
 
 def build_pipeline(
-    settings: Preset, unet: nn.Module, sr_unet: nn.Module | None, encoder_fingerprint: str | None = None
+    settings: Preset,
+    unet: nn.Module,
+    sr_unet: nn.Module | None,
+    encoder_fingerprint: str | None = None,
+    vae: TinyAutoencoder | None = None,
+    vae_fingerprint: str | None = None,
 ) -> CascadePipeline:
-    """A pipeline around trained networks, with the sampling defaults of their preset."""
+    """A pipeline around trained networks, with the sampling defaults of their preset.
+
+    Args:
+        settings: their preset.
+        unet: the network of the base stage.
+        sr_unet: that of the super-resolution stage; None makes a pipeline of base images only.
+        encoder_fingerprint: of the text encoder whose embeddings they were trained on.
+        vae: the autoencoder whose latents they were trained on; None where that was pixels.
+        vae_fingerprint: ``Codec.fingerprint`` of that autoencoder, as their training recorded it.
+
+    Raises:
+        SatcascadeError: a network takes other channels than ``vae`` has, or than pixels have, or
+            ``vae`` has another fingerprint.
+    """
     sampling = settings.sampling
     return CascadePipeline(
         unet=unet,
@@ -31,6 +50,8 @@ def build_pipeline(
         projected_guidance=sampling.projected_guidance,
         guidance_interval=sampling.guidance_interval,
         clip_x0=sampling.clip_x0,
+        vae=vae,
+        vae_fingerprint=vae_fingerprint,
     )
 
 

@@ -1,47 +1,52 @@
-"""The folder of a saved pipeline: in the package, on this disk or from the hub, and whether it is whole."""
+"""The folder of a saved pipeline: on this disk, from the hub or of a known name; and whether it is whole."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from satcascade.errors import SatcascadeError, one_line
-from satcascade.zoo import BUILTIN_NAMES, RELEASED_NAME, check_model_name
+from satcascade.pipelines.names import check_model_name, named_model
 
 if TYPE_CHECKING:
     import torch
 
 MODEL_INDEX = "model_index.json"
-BUILTIN = Path(__file__).parent.parent / "builtin"
 
 
-def model_folder(model: str | Path, **hub: Any) -> Path:
+@dataclass(frozen=True)
+class ModelFolder:
+    """Where a model is.
+
+    Attributes:
+        label: what records call it.
+        path: its folder.
+    """
+
+    label: str
+    path: Path
+
+
+def model_folder(model: str | Path, **hub: Any) -> ModelFolder:
     """The folder of a model, fetched from the hub if need be (safetensors and JSON only).
 
     Args:
-        model: ``builtin``, ``compact``, ``rsdiff`` (the released weights, converted at the first use), a
-            folder, or ``owner/name`` on the hub.
+        model: as :func:`satcascade.pipelines.names.check_model_name` takes it.
         hub: arguments of ``huggingface_hub.snapshot_download``.
 
     Raises:
-        UsageError: it is none of these.
+        UsageError: there can be no such model.
         SatcascadeError: the folder is no pipeline, or the hub cannot give it.
     """
     name = check_model_name(model)
-    if name in BUILTIN_NAMES:
-        if not (BUILTIN / MODEL_INDEX).is_file():
-            raise SatcascadeError(
-                "this installation has no built-in weights: install a released package or name a model folder"
-            )
-        return BUILTIN
-    if name == RELEASED_NAME:
-        from satcascade.interop import released
-
-        return released.released_model(released.RSDIFF, **hub)
-    folder = Path(name)
-    if not folder.is_dir():
-        folder = _from_hub(name, hub)
+    if named := named_model(name):
+        return ModelFolder(named.label, named.folder(**hub))
+    local = Path(name).is_dir()
+    folder = Path(name) if local else _from_hub(name, hub)
     if not (folder / MODEL_INDEX).is_file():
         raise SatcascadeError(
             f"{name} is no saved pipeline (no {MODEL_INDEX}): 'satcascade assemble' makes one of two runs"
@@ -52,7 +57,7 @@ def model_folder(model: str | Path, **hub: Any) -> Path:
         raise SatcascadeError(
             f"{folder / MODEL_INDEX} is damaged ({one_line(error)}): copy or download the model again"
         ) from error
-    return folder
+    return ModelFolder(folder.resolve().name if local else name, folder)
 
 
 def _from_hub(name: str, options: dict[str, Any]) -> Path:
@@ -121,3 +126,17 @@ def check_fit(folder: Path, network: torch.nn.Module) -> None:
                 f"weights in {folder} do not fit its config.json ({name} is {found}, expected: {needed}): "
                 "copy or download the model again"
             )
+
+
+@contextmanager
+def without_loading_bars() -> Iterator[None]:
+    """Let diffusers load without progress bars."""
+    from diffusers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -12,13 +12,13 @@ from typing import Any
 from satcascade.data.prepared import PreparedDataset
 from satcascade.diffusion.schedulers import solver_name, swap_scheduler
 from satcascade.errors import UsageError
-from satcascade.pipelines.cascade import CascadePipeline, load_pipeline
+from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.sweep.request import SweepRequest
 from satcascade.sweep.table import KEY, cell_text
 from satcascade.training.assemble import with_trained_stage
 from satcascade.training.checkpoints import CheckpointFolder
 from satcascade.training.run_folder import named_checkpoint, read_description, trained_stage
-from satcascade.zoo import check_model_name
+from satcascade.zoo import check_model_name, load_pipeline
 
 
 @dataclass(frozen=True)

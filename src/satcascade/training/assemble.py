@@ -99,7 +99,7 @@ def with_trained_stage(pipeline: CascadePipeline, stage: StageName, trained: Tra
     }
     components = {
         key: getattr(run if key in parts else pipeline, key)
-        for key in ("unet", "scheduler", "sr_unet", "sr_scheduler")
+        for key in ("unet", "scheduler", "sr_unet", "sr_scheduler", "vae")
     }
     made = CascadePipeline(**components, **config | {key: run.config[key] for key in mine})
     made.precision = pipeline.precision

@@ -21,10 +21,10 @@ from satcascade.data.views import MIRRORED, SYMMETRIES
 from satcascade.errors import UsageError
 from satcascade.hardware.precision import compute_dtype
 from satcascade.models.codec import PIXELS, Codec, LatentCodec
-from satcascade.pipelines.folder import BUILTIN
 from satcascade.training.device_data import DeviceData
 from satcascade.training.processes import any_of
 from satcascade.training.stage_trainer import StageTrainer
+from satcascade.zoo import BUILTIN
 
 
 def train(

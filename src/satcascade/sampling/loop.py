@@ -1,0 +1,123 @@
+"""The sampling loop: from noise to what a stage diffuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from satcascade.diffusion.process import Prediction, dynamic_threshold, from_x0, guide, to_x0
+from satcascade.hardware.precision import autocast
+from satcascade.models.text import TextEmbeddings
+from satcascade.sampling.condition import Condition, noised_low_res
+from satcascade.sampling.stage import Clipping, SamplingStage, takes_generator
+
+OnStep = Callable[[int, Tensor], Tensor]
+
+
+def denoise(
+    stage: SamplingStage,
+    condition: Condition,
+    x: Tensor,
+    generators: list[torch.Generator],
+    on_step: OnStep,
+) -> Tensor:
+    """Take x through the steps of a stage.
+
+    Args:
+        stage: set to its steps.
+        condition: captions and low-resolution images of B images.
+        x: (B, C, S, S) at the noise level of the first step, scaled as the scheduler has it.
+        generators: B of them, for the noise that stochastic schedulers add.
+        on_step: given the number of each step and x after it, returns x to go on with.
+
+    Returns:
+        x after the last step, float32.
+    """
+    options = {"generator": generators} if takes_generator(stage.scheduler) else {}
+    wanted = stage.scheduler.config.prediction_type
+    for number, step in enumerate(stage.steps):
+        x_t = stage.scheduler.scale_model_input(x, step.timestep)
+        log_snr = torch.full((len(x),), step.log_snr, device=x.device)
+        prediction = predict(stage, condition, x_t, log_snr, step.guided)
+        prediction = convert(
+            prediction, x_t, log_snr, stage.denoiser.prediction_type, wanted, clip_x0=stage.clip_x0
+        )
+        x = stage.scheduler.step(prediction, step.timestep, x, return_dict=False, **options)[0]
+        x = on_step(number, x)
+    return x
+
+
+def predict(stage: SamplingStage, condition: Condition, x_t: Tensor, log_snr: Tensor, guided: bool) -> Tensor:
+    """The prediction (B, C, S, S) for x_t at ``log_snr`` (B,), with classifier-free guidance or without."""
+    network = stage.denoiser
+    if not guided:
+        return network(x_t, log_snr, **condition.captioned()).float()
+    if network.guides_in_one_batch(x_t.device):
+        both = network(torch.cat([x_t, x_t]), torch.cat([log_snr, log_snr]), **condition.both())
+        conditional, unconditional = both.float().chunk(2)
+    else:
+        conditional = network(x_t, log_snr, **condition.captioned()).float()
+        unconditional = network(x_t, log_snr, **condition.null()).float()
+    return guide(conditional, unconditional, stage.guidance, stage.projected_guidance)
+
+
+def convert(
+    prediction: Tensor,
+    x_t: Tensor,
+    log_snr: Tensor,
+    given: Prediction,
+    wanted: Prediction,
+    *,
+    clip_x0: Clipping = False,
+) -> Tensor:
+    """A prediction of type ``given`` at x_t as one of type ``wanted``, its clean image bounded on the way.
+
+    Args:
+        prediction: (B, C, S, S), for x_t at ``log_snr`` (B,).
+        x_t: the noised sample.
+        log_snr: its noise level.
+        given: what ``prediction`` is.
+        wanted: what is returned.
+        clip_x0: clamp the clean image to [-1, 1], or (``dynamic``) to its 95th percentile and rescale it.
+    """
+    if given == wanted and not clip_x0:
+        return prediction
+    x0 = to_x0(prediction, x_t, log_snr, given)
+    if clip_x0:
+        x0 = dynamic_threshold(x0) if clip_x0 == "dynamic" else x0.clamp(-1, 1)
+    return from_x0(x0, x_t, log_snr, wanted)
+
+
+def sample_stage(
+    stage: SamplingStage,
+    text: TextEmbeddings,
+    generators: list[torch.Generator],
+    images: Tensor | None,
+    dtype: torch.dtype,
+    on_step: OnStep,
+) -> Tensor:
+    """Run a stage from pure noise.
+
+    Args:
+        stage: set to its steps.
+        text: embeddings of B captions, on the device of the networks.
+        generators: B of them, which draw in this order: the noise on the low-resolution image, the first
+            noise, the noise of the steps.
+        images: (B, 3, h, w) in [-1, 1], which super-resolution enlarges; None in a base stage.
+        dtype: what the network computes in.
+        on_step: as :func:`denoise` takes it.
+
+    Returns:
+        (B, C, S, S) float32, for the stage's codec to decode.
+    """
+    device = text.embeddings.device
+    draw = partial(randn_tensor, (len(text), *stage.shape), generator=generators, device=device)
+    low_res = None if images is None else noised_low_res(stage, images, draw())
+    x = draw() * stage.scheduler.init_noise_sigma
+    # One context for the whole stage: it keeps the weights it has cast. The solver's state stays float32.
+    with autocast(dtype, device):
+        return denoise(stage, Condition.of(stage, text, low_res), x, generators, on_step)

@@ -1,0 +1,127 @@
+"""A stage of a cascade, set to its steps: denoiser, codec, scheduler and settings."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from satcascade.config.preset import StageName
+from satcascade.diffusion.rsdiff_scheduler import RSDiffScheduler
+from satcascade.diffusion.schedulers import check_scheduler, set_steps
+from satcascade.errors import UsageError
+from satcascade.models.codec import Codec
+from satcascade.models.denoiser import Denoiser
+
+Clipping = bool | Literal["dynamic"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One network call of a sampler.
+
+    Attributes:
+        timestep: as the scheduler counts.
+        log_snr: noise level of the sample that the network is given.
+        guided: whether the prediction is guided.
+    """
+
+    timestep: Tensor
+    log_snr: float
+    guided: bool
+
+
+@dataclass(frozen=True)
+class SamplingStage:
+    """One stage, ready to sample.
+
+    Attributes:
+        name: ``base`` or ``sr``.
+        denoiser: its network.
+        codec: what stands between images and what it diffuses.
+        scheduler: set to ``steps``, and used by this stage alone.
+        steps: the network calls, in order.
+        guidance: classifier-free guidance scale; 1 is none.
+        projected_guidance: drop the part of the guidance parallel to the conditional prediction.
+        clip_x0: how the estimate of the clean image is bounded at every step.
+        low_res_log_snr: noise level to which a low-resolution image is taken.
+    """
+
+    name: StageName
+    denoiser: Denoiser
+    codec: Codec
+    scheduler: Any
+    steps: list[Step]
+    guidance: float
+    projected_guidance: bool
+    clip_x0: Clipping
+    low_res_log_snr: float
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, S, S) of what it diffuses."""
+        size = int(self.denoiser.config.sample_size)
+        return self.codec.channels, size, size
+
+
+def prepare_stage(
+    name: StageName,
+    denoiser: Denoiser,
+    codec: Codec,
+    scheduler: Any,
+    steps: int,
+    guidance: float,
+    *,
+    guidance_interval: tuple[float, float] | None,
+    projected_guidance: bool,
+    clip_x0: Clipping,
+    low_res_log_snr: float,
+    device: torch.device,
+) -> SamplingStage:
+    """Set a stage to its steps.
+
+    The arguments are what :class:`SamplingStage` says of them, but for these: the stage has a copy of
+    ``scheduler``; ``steps`` are the scheduler's, which may call the network several times in each; guidance
+    applies in ``guidance_interval``, a range (lowest, highest) of log-SNR, or everywhere; ``device`` is where
+    the networks run.
+
+    Raises:
+        UsageError: an argument is out of range, or the scheduler does not fit.
+    """
+    if not guidance >= 0:
+        raise UsageError(f"guidance scale {guidance} is negative: 1 is none, larger follows the caption more")
+    check_scheduler(scheduler, denoiser.prediction_type)
+    # Setting its steps gives the copy a state of its own: both stages, or two threads, may share one.
+    own = copy.copy(scheduler)
+    if denoiser.prediction_type == "sample":
+        # Some schedulers take no clean image, all take v.
+        own.register_to_config(prediction_type="v_prediction")
+    log_snrs = set_steps(own, steps, device).tolist()
+    low, high = guidance_interval or (-math.inf, math.inf)
+    # RSDiff's scheduler does it itself, and at its first step, where alpha is 4e-8, a clean image would not
+    # survive as a prediction. Latents have no bounds.
+    bounded = codec.bounded and not isinstance(own, RSDiffScheduler)
+    return SamplingStage(
+        name=name,
+        denoiser=denoiser,
+        codec=codec,
+        scheduler=own,
+        steps=[
+            Step(timestep, level, guidance != 1 and low <= level <= high)
+            for timestep, level in zip(own.timesteps, log_snrs, strict=True)
+        ],
+        guidance=guidance,
+        projected_guidance=projected_guidance,
+        clip_x0=clip_x0 if bounded else False,
+        low_res_log_snr=low_res_log_snr,
+    )
+
+
+def takes_generator(scheduler: Any) -> bool:
+    """Whether a scheduler draws noise at its steps."""
+    return "generator" in inspect.signature(scheduler.step).parameters
