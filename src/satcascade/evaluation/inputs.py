@@ -166,20 +166,6 @@ class Bundle:
         line = self.manifest[0]
         return dict(line.get("settings") or self.run.get("settings") or {})
 
-    def rows_in(self, dataset: PreparedDataset, split: str | None = None) -> list[int | None]:
-        """The row of a prepared set that each caption was taken from.
-
-        That is the row which the manifest names, or else the only one that has the caption.
-
-        Args:
-            dataset: the set.
-            split: look for captions in this split alone; None in all.
-
-        Returns:
-            N rows; None where there is no such row, or more than one.
-        """
-        return [rows[0] if len(rows) == 1 else None for rows in self._candidates(dataset, split)]
-
     def labels_in(self, dataset: PreparedDataset, split: str | None = None) -> list[str | None]:
         """The scene class of each caption: of its row, or that which all rows with the caption share.
 
