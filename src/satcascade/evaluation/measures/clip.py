@@ -27,8 +27,8 @@ def measure_clip(comparison: Comparison, _: FeatureNetwork) -> Measured:
     """The CLIP-score of a comparison, of each image and of each scene class; on the CLIP model alone."""
     model = load_clip(comparison.clip, comparison.device)
     images = comparison.generated_features(model.images)
-    with comparison.stage("captions", len(comparison.bundle)) as advance:
-        texts = model.texts(comparison.bundle.captions, advance)
+    with comparison.display.task("captions", len(comparison.bundle)) as task:
+        texts = model.texts(comparison.bundle.captions, task.advance)
     result = clip_score(images, texts, comparison.labels)
     return Measured(
         result.metrics(),

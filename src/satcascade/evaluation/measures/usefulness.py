@@ -23,8 +23,8 @@ REAL, BOTH, SYNTHETIC = "real", "real+synthetic", "synthetic"
 def measure_usefulness(comparison: Comparison, network: FeatureNetwork) -> Measured:
     """Usefulness of the generated images of a comparison."""
     labelled = comparison.labelled(network)
-    with comparison.stage("usefulness", fits()) as advance:
-        return Measured(usefulness(*labelled, comparison.classes, progress=advance).metrics())
+    with comparison.display.task("usefulness", fits()) as task:
+        return Measured(usefulness(*labelled, comparison.classes, progress=task.advance).metrics())
 
 
 @dataclass(frozen=True)
