@@ -60,9 +60,13 @@ def test_the_folder_holds_what_the_page_needs(report, prepared_synthetic):
     assert read.metrics == metrics
     assert read.details.data["hash"] == prepared_synthetic.hash
     assert len(read.details.images) == 32
+    records = [prepared_synthetic.records[row] for row in prepared_synthetic.indices("train")]
     for image in read.details.images:
         assert image.nearest is not None
         assert image.nearest.hash_distance == 0
+        near = image.nearest
+        row = records[int(image.file.removesuffix(".png"))].filename
+        assert near.similarity_row == near.hash_row == near.feature_row == row
         assert read.thumbnail(image.file).is_file()
     assert (read.folder / "memorisation.png").is_file()
     assert any("1,000" in note for note in read.details.notes)
@@ -146,6 +150,7 @@ def test_an_earlier_report_is_replaced_and_nothing_else_is(report, bundle, prepa
         ({"features": ()}, "no feature network"),
         ({"features": ("resnet",)}, "unknown feature network 'resnet'"),
         ({"split": "holdout"}, "no split 'holdout'"),
+        ({"device": "cuda:77"}, "no device 'cuda:77' on this machine"),
         ({"bundle": Path("nowhere")}, "no folder of generated images at nowhere"),
         ({"data": Path("nowhere")}, "nowhere"),
     ],

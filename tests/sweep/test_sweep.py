@@ -20,7 +20,8 @@ from satcascade.errors import SatcascadeError, UsageError
 from satcascade.evaluation import comparison
 from satcascade.evaluation.report.data import Sweep
 from satcascade.evaluation.report.figures import sweep_figures
-from satcascade.sweep.run import SweepRequest, sweep
+from satcascade.sweep.request import SweepRequest
+from satcascade.sweep.run import sweep
 from satcascade.training.run import train
 from synthetic import make_synthetic_rsicd
 
@@ -158,7 +159,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from satcascade.evaluation import comparison
-from satcascade.sweep.run import SweepRequest, sweep
+from satcascade.sweep.request import SweepRequest
+from satcascade.sweep.run import sweep
 from cheap_features import pixel_network
 comparison.load_features = pixel_network
 data, model, out = sys.argv[2:]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -281,6 +282,15 @@ def test_checkpoints_go_by_name(preset, prepared_synthetic, tmp_path, capsys):
         main(["assemble", f"{out}@7", str(sr), str(tmp_path / "other")])
     assert ended.value.code == 2
     assert "has no checkpoint of step 7" in capsys.readouterr().err
+
+
+def test_features_are_computed_on_the_device_of_the_run(preset, prepared_synthetic, monkeypatch):
+    asked: list[object] = []
+    monkeypatch.setattr(module, "load_features", lambda **options: asked.append(options["device"]))
+    SampleQuality(load_preset(preset), "sr", prepared_synthetic, 4)
+    accelerator = SimpleNamespace(device=torch.device("meta"))
+    SampleQuality(load_preset(preset), "sr", prepared_synthetic, 4, accelerator)
+    assert asked == ["cpu", torch.device("meta")]
 
 
 def test_pictures_are_measured_as_images_of_their_captions(preset, prepared_synthetic, monkeypatch):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +18,7 @@ from satcascade.evaluation.measures.probe import LabelledFeatures, class_names, 
 from satcascade.evaluation.networks.clip import DEFAULT_CLIP
 from satcascade.evaluation.networks.feature_network import FeatureNetwork
 from satcascade.evaluation.networks.features import load_features, real_features
-
-Advance = Callable[[int], None]
-# Of a name and a total: a context with a function that counts what is done.
-Stage = Callable[[str, int | None], AbstractContextManager[Advance]]
+from satcascade.io.progress import ProgressDisplay
 
 
 @dataclass
@@ -54,13 +51,13 @@ class RealSide:
         """
         return cls(dataset, [load_features(name, inception_weights, device) for name in features])
 
-    def __call__(self, split: str, network: FeatureNetwork, stage: Stage) -> Tensor:
+    def __call__(self, split: str, network: FeatureNetwork, display: ProgressDisplay) -> Tensor:
         """Features (N, D) of the real images of a split."""
         key = (split, network.name)
         if key not in self.features:
             count = len(RealImages.of(self.dataset, split))
-            with stage(f"{network.name}, {split}", count) as advance:
-                self.features[key] = real_features(self.dataset, split, network, advance)
+            with display.task(f"{network.name}, {split}", count) as task:
+                self.features[key] = real_features(self.dataset, split, network, task.advance)
         return self.features[key]
 
 
@@ -91,7 +88,7 @@ class Comparison:
         bundle: the generated images.
         real_side: the real ones.
         split: of the real images that the generated ones are compared with.
-        stage: shows progress.
+        display: shows progress.
         device: of networks that a measure loads by itself.
         clip: CLIP model of the CLIP-score, by name or folder.
         timings: seconds of each part.
@@ -100,7 +97,7 @@ class Comparison:
     bundle: Bundle
     real_side: RealSide
     split: str
-    stage: Stage
+    display: ProgressDisplay
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     clip: str = DEFAULT_CLIP
     timings: Timings = field(default_factory=Timings)
@@ -141,16 +138,16 @@ class Comparison:
         if network.name not in self._generated:
             with (
                 self.timings(f"features/{network.name}"),
-                self.stage(f"{network.name}, generated", len(self.bundle)) as advance,
+                self.display.task(f"{network.name}, generated", len(self.bundle)) as task,
             ):
-                self._generated[network.name] = network(self.bundle.images, advance)
+                self._generated[network.name] = network(self.bundle.images, task.advance)
         return self._generated[network.name]
 
     def real_features(self, network: FeatureNetwork, split: str | None = None) -> Tensor:
         """Features (M, D) of the real images of a split; None is that of the comparison."""
         split = split or self.split
         with self.timings(f"features/{network.name}/{split}"):
-            return self.real_side(split, network, self.stage)
+            return self.real_side(split, network, self.display)
 
     def labelled(
         self, network: FeatureNetwork

@@ -16,10 +16,12 @@ from PIL import Image, UnidentifiedImageError
 from satcascade.data.captions import Captions
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, one_line
-from satcascade.formats.generated_folder import CAPTIONS, MANIFEST
+from satcascade.formats.generated_folder import CAPTIONS, MANIFEST, RUN_FILE
+from satcascade.io.json import damaged, read_json
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 _IMAGES_AT_ONCE = 256
+_REMEDY = "copy the folder again, or leave that file out"
 
 
 class ImageFiles(Sequence[Image.Image]):
@@ -154,7 +156,7 @@ class Bundle:
         lines = _manifest(folder)
         manifest = tuple(lines.get(file.name, {}) for file in files)
         rows = tuple(line.get("row") for line in manifest)
-        run = _json(folder / "run.json") if (folder / "run.json").is_file() else {}
+        run = read_json(folder / RUN_FILE, _REMEDY) if (folder / RUN_FILE).is_file() else {}
         return cls(folder, ImageFiles(files), captions, rows, manifest, run)
 
     def __len__(self) -> int:
@@ -165,20 +167,6 @@ class Bundle:
         """What the pictures were made with, by the first manifest line or ``run.json``; may be empty."""
         line = self.manifest[0]
         return dict(line.get("settings") or self.run.get("settings") or {})
-
-    def rows_in(self, dataset: PreparedDataset, split: str | None = None) -> list[int | None]:
-        """The row of a prepared set that each caption was taken from.
-
-        That is the row which the manifest names, or else the only one that has the caption.
-
-        Args:
-            dataset: the set.
-            split: look for captions in this split alone; None in all.
-
-        Returns:
-            N rows; None where there is no such row, or more than one.
-        """
-        return [rows[0] if len(rows) == 1 else None for rows in self._candidates(dataset, split)]
 
     def labels_in(self, dataset: PreparedDataset, split: str | None = None) -> list[str | None]:
         """The scene class of each caption: of its row, or that which all rows with the caption share.
@@ -252,20 +240,7 @@ def _manifest(folder: Path) -> dict[str, dict[str, Any]]:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return {line["file"]: line for line in lines}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, error) from error
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> SatcascadeError:
-    return SatcascadeError(
-        f"{path} is damaged ({one_line(error)}): copy the folder again, or leave that file out"
-    )
+        raise damaged(path, one_line(error), _REMEDY) from error
 
 
 def _fault(error: Exception) -> str:

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
-from satcascade.evaluation.comparison import Advance, Comparison, RealSide, Stage
+from satcascade.evaluation.comparison import Comparison, RealSide
 from satcascade.evaluation.inputs import Bundle
 from satcascade.evaluation.measures.measured import Measured
 from satcascade.evaluation.measures.registry import MEASURES, needing
 from satcascade.evaluation.networks.clip import DEFAULT_CLIP
 from satcascade.evaluation.networks.features import EFFICIENTNET
-from satcascade.evaluation.report.data import (
-    DETAILS,
-    METRICS,
-    ClassResult,
-    Details,
-    GeneratedImage,
-    thumbnail_path,
-)
+from satcascade.evaluation.report.data import ClassResult, Details, GeneratedImage, thumbnail_path
 from satcascade.formats.prepared_set import MANIFEST
+from satcascade.formats.report import DETAILS, METRICS
 from satcascade.hardware.devices import pick_device
 from satcascade.io.files import folder_written_whole
+from satcascade.io.json import write_json
+from satcascade.io.progress import ProgressDisplay
 
 _THUMBNAIL = 128
 _PACKAGES = ("satcascade", "torch", "transformers", "numpy", "pillow")
@@ -110,14 +101,14 @@ def evaluate(
         raise UsageError(f"{out} holds something else than a report: choose another folder")
     device = pick_device(request.device)
     dataset = real.dataset if real else _dataset(request, progress)
-    with warnings.catch_warnings(record=True) as caught, _progress_bars(progress) as stage:
+    with warnings.catch_warnings(record=True) as caught, ProgressDisplay(progress) as display:
         warnings.simplefilter("always")
-        with stage("checking images", None) as advance:
-            bundle = Bundle.open(request.bundle, advance)
+        with display.task("checking images", None) as task:
+            bundle = Bundle.open(request.bundle, task.advance)
         dataset.indices(request.split)
         # Known before hours of work: whether every network can be had.
         real = real or RealSide.load(dataset, request.features, request.inception_weights, device)
-        comparison = Comparison(bundle, real, request.split, stage, device, request.clip)
+        comparison = Comparison(bundle, real, request.split, display, device, request.clip)
         names, notes = _names(request, comparison)
         measured = _measure(names, comparison)
     notes += [
@@ -134,7 +125,7 @@ def evaluate(
         for result in measured:
             for name, picture in result.pictures.items():
                 picture.save(aside / name)
-        (aside / METRICS).write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+        write_json(aside / METRICS, metrics)
         (aside / DETAILS).write_text(details.model_dump_json(indent=1) + "\n", encoding="utf-8")
     for note in notes:
         warnings.warn(EvaluationWarning(note), stacklevel=2)
@@ -226,18 +217,3 @@ def _dataset(request: EvaluationRequest, progress: bool) -> PreparedDataset:
     if not (prepared / MANIFEST).is_file():
         prepare(data, prepared, progress=progress)
     return PreparedDataset.open(prepared)
-
-
-@contextmanager
-def _progress_bars(shown: bool) -> Iterator[Stage]:
-    """A progress bar a stage on the error stream."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bars:
-
-        @contextmanager
-        def stage(name: str, total: int | None) -> Iterator[Advance]:
-            task = bars.add_task(name, total=total)
-            yield lambda done: bars.advance(task, done)
-            bars.stop_task(task)
-
-        yield stage

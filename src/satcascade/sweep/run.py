@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 import warnings
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from typing import Any
 
 from satcascade.data.captions import Captions
 from satcascade.data.prepared import PreparedDataset
-from satcascade.errors import SatcascadeError, UsageError, one_line
+from satcascade.errors import SatcascadeError, UsageError
 from satcascade.evaluation.comparison import RealSide
 from satcascade.evaluation.measures.probe import class_names
 from satcascade.evaluation.measures.registry import needing
@@ -32,7 +31,6 @@ from satcascade.evaluation.report.figures import write_sweep_png
 from satcascade.evaluation.run import evaluate
 from satcascade.generation.run import GenerationRequest, generate
 from satcascade.hardware.devices import pick_device
-from satcascade.io.files import written_whole
 from satcascade.io.folders import DescribedFolder
 from satcascade.io.locks import exclusive
 from satcascade.sweep.grid import Cell, Grid, sampled_by
@@ -65,7 +63,7 @@ def sweep(request: SweepRequest, progress: bool = True) -> SweepReport:
     work = _Work(request, progress)
     cells = work.grid.cells()
     # A folder of other files is left as it was, without a lock in it.
-    DescribedFolder(work.out, DESCRIPTION, "sweep").check_new()
+    work.folder.check_new()
     with exclusive(work.out / ".sweep.lock", f"another process works on {work.out}: wait for it or end it"):
         work.open_folder()
         done = work.done()
@@ -81,6 +79,7 @@ class _Work:
 
     def __init__(self, request: SweepRequest, progress: bool):
         self.progress, self.out = progress, Path(request.out)
+        self.folder = DescribedFolder(self.out, DESCRIPTION, "sweep")
         self.dataset = PreparedDataset.open(request.data)
         self.metrics = self._metrics(request.metrics)
         self.request = replace(request, metrics=self.metrics)
@@ -125,29 +124,22 @@ class _Work:
 
     def open_folder(self) -> None:
         """Describe the sweep in its folder, or check that the folder's description is the same."""
-        path = self.out / DESCRIPTION
         settings = self.settings()
         weights = {source.label: self.grid.hashes[source.label] for source in self.grid.sources}
-        if path.exists():
-            before, known = _description(path)
-            changed = [
-                f"{name} was {before.get(name)}, now {value}"
-                for name, value in settings.items()
-                if before.get(name) != value
-            ]
-            changed += [
-                f"other weights of {label}"
-                for label in weights
-                if known.get(label, weights[label]) != weights[label]
-            ]
-            if changed:
-                raise UsageError(
-                    f"{self.out} was made with other settings ({changed[0]}): use the same, or another folder"
-                )
+        description = self.folder.check(settings, lambda content: dict(content["settings"]))
+        if description is not None:
+            try:
+                known = dict(description["weights"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise self.folder.damaged(error) from error
+            for label, value in weights.items():
+                if known.get(label, value) != value:
+                    raise UsageError(
+                        f"{self.out} was made with other settings (other weights of {label}): use the same, "
+                        "or another folder"
+                    )
             weights = known | weights
-        with written_whole(path) as aside:
-            content = {"format": FORMAT, "settings": settings, "weights": weights}
-            aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        self.folder.write({"format": FORMAT, "settings": settings, "weights": weights})
 
     def table(self) -> Sweep:
         """All rows that are there.
@@ -213,11 +205,3 @@ class _Work:
             **measures,
             "seconds_per_image": "" if seconds is None else cell_text(seconds),
         }
-
-
-def _description(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return dict(content["settings"]), dict(content["weights"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SatcascadeError(f"{path} is damaged ({one_line(error)}): use another folder") from error

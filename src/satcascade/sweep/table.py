@@ -8,6 +8,7 @@ from pathlib import Path
 from satcascade.errors import SatcascadeError
 from satcascade.evaluation.measures.registry import COLUMNS, column_of
 from satcascade.evaluation.report.data import Sweep
+from satcascade.io.tables import aligned_table
 
 TABLE = "sweep.tsv"
 FIGURE = "sweep.png"
@@ -86,10 +87,7 @@ class SweepReport:
         for row in rows:
             values = [f"{float(row[column]):.4g}" if row[column] else "" for column in measures]
             lines.append([*(row[column] for column in settings), *values])
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        text = [
-            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
-        ]
+        text = [aligned_table(lines, ">")]
         chosen = ", ".join(f"{column} {self.best[column]}" for column in settings)
         text.append(f"best by {self.by}, {float(self.best[self.by]):.4g}: {chosen}")
         if close := self._as_good():

@@ -55,7 +55,6 @@ def test_kernel_distance_is_that_of_torchmetrics_within_its_spread() -> None:
         mean, std = map(float, metric.compute())
     ours = kernel_distance(a, b, "x", subsets=50, subset_size=200)
     assert abs(ours.value - mean) < std
-    assert abs(ours.subset_mean - mean) < std
     assert ours.subset_std == pytest.approx(std, rel=0.4)
     assert ours.value > 5 * std
 
@@ -79,17 +78,23 @@ def test_identical_sets_have_no_distance(n: int) -> None:
     assert kernel_distance(a, a, "x").value <= 0
 
 
+def from_covariance(mean: Tensor, covariance: Tensor) -> Statistics:
+    """Statistics of what somebody else has accumulated."""
+    values, vectors = torch.linalg.eigh(covariance.double())
+    return Statistics(mean.double(), values.clamp_min(0).sqrt()[:, None] * vectors.T)
+
+
 def test_frechet_distance_of_known_gaussians() -> None:
     # Two that differ in mean by 3 and in each of two standard deviations, 1 and 2 against 2 and 4.
-    one = Statistics.from_covariance(10, torch.zeros(2), torch.diag(torch.tensor([1.0, 4.0])))
-    other = Statistics.from_covariance(10, torch.tensor([3.0, 0.0]), torch.diag(torch.tensor([4.0, 16.0])))
+    one = from_covariance(torch.zeros(2), torch.diag(torch.tensor([1.0, 4.0])))
+    other = from_covariance(torch.tensor([3.0, 0.0]), torch.diag(torch.tensor([4.0, 16.0])))
     assert frechet(one, other) == pytest.approx(9 + 1 + 4)
 
 
 @pytest.mark.parametrize("n", [40, 200])
 def test_statistics_stand_for_their_features(n: int) -> None:
     a, b = features(n, 64, 1, 0.3), features(150, 64, 2)
-    kept = Statistics.from_covariance(n, a.mean(0), torch.cov(a.T))
+    kept = from_covariance(a.mean(0), torch.cov(a.T))
     assert len(Statistics.of(a).factor) <= 64
     # To the precision that a stored covariance leaves: of its null space, roots of rounding errors.
     assert frechet(kept, Statistics.of(b)) == pytest.approx(frechet(a, b), rel=1e-5)
@@ -124,9 +129,7 @@ def test_the_interval_is_as_wide_as_other_samples_of_the_generator_spread() -> N
 
 def test_results_follow_from_their_seed() -> None:
     a, b = features(80, 16, 1), features(90, 16, 2)
-    steps: list[int] = []
-    assert frechet_distance(a, b, "x", 10, 5, steps.append) == frechet_distance(a, b, "x", 10, 5)
-    assert sum(steps) == 10
+    assert frechet_distance(a, b, "x", 10, 5) == frechet_distance(a, b, "x", 10, 5)
     assert frechet_distance(a, b, "x", 10, 6).std != frechet_distance(a, b, "x", 10, 5).std
     assert kernel_distance(a, b, "x", 5, 40, 1) == kernel_distance(a, b, "x", 5, 40, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,12 @@ from PIL import Image
 
 from satcascade.errors import UsageError
 from satcascade.evaluation.measures.low_frequencies import SYMMETRIES, coefficients, perceptual_hash
-from satcascade.evaluation.measures.memorisation import Memorisation, contact_sheet, memorisation
+from satcascade.evaluation.measures.memorisation import (
+    Memorisation,
+    NearestTraining,
+    contact_sheet,
+    memorisation,
+)
 from satcascade.evaluation.networks.feature_network import FeatureNetwork
 from satcascade.evaluation.networks.features import load_features
 
@@ -110,6 +116,29 @@ def test_hashes_are_those_of_the_imagehash_package() -> None:
     recorded = ["fed818c8f313d4c4", "8ce7f058b83a27ca", "bd4c9b8d075b9524", "cd5861c0fe94d7a8"]
     bits = perceptual_hash(coefficients([picture(seed) for seed in range(4)]))
     assert [np.packbits(row).tobytes().hex() for row in bits] == recorded
+
+
+def test_the_record_names_the_row_of_each_measure() -> None:
+    one = np.array([2])
+    nearest = NearestTraining(one, np.array([0]), np.array([0.5], np.float32), one - 1, one + 6)
+    names = ["a.jpg", "b.jpg", "c.jpg"]
+    expected = {"similarity_row": "c.jpg", "similarity": 0.5, "hash_row": "b.jpg", "hash_distance": 8}
+    assert nearest.record(0, names) == expected
+    featured = replace(nearest, feature_row=one - 2, feature_distance=np.array([1.25]))
+    assert featured.record(0, names) == expected | {"feature_row": "a.jpg", "feature_distance": 1.25}
+
+
+def test_the_row_of_each_measure_is_the_nearest_by_it() -> None:
+    generated = [picture(seed) for seed in range(2000, 2030)]
+    near = measured(generated).generated
+    assert (near.similarity_row != near.hash_row).any(), "the measures do not always agree"
+    own = coefficients(generated)
+    for number in range(len(generated)):
+        image = TRAIN[int(near.hash_row[number])]
+        turns = coefficients([turned(image, symmetry) for symmetry in range(8)])
+        distances = (perceptual_hash(turns) != perceptual_hash(own[number : number + 1])).sum(1)
+        # Thumbnails of turned images are rounded otherwise.
+        assert abs(int(distances.min()) - int(near.hash_distance[number])) <= 4
 
 
 def test_a_blank_image_is_no_copy_of_anything() -> None:

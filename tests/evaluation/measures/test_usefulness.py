@@ -56,7 +56,6 @@ def test_the_table_says_what_was_learnt_from(faithful: Usefulness) -> None:
         (BOTH, 10, 630),
         (SYNTHETIC, None, 600),
     ]
-    assert (faithful.n_synthetic, faithful.n_test, faithful.seeds) == (600, 300, (0, 1))
 
 
 def test_mean_and_spread_are_over_the_seeds(faithful: Usefulness) -> None:
@@ -77,12 +76,11 @@ def test_a_seed_gives_the_same_numbers_alone_and_among_others(faithful: Usefulne
     assert alone.rows[0].std == 0
 
 
-def test_a_class_with_fewer_images_gives_all_and_is_named() -> None:
+def test_a_class_with_fewer_images_gives_all() -> None:
     train = clouds(60, 0)
     rare = train.subset(torch.cat([torch.tensor([2]), torch.nonzero(train.labels != 2).flatten()]))
     done: list[int] = []
     result = usefulness(rare, clouds(30, 1), clouds(30, 2), CLASSES, SIZES, (0,), done.append)
-    assert result.short == {2: ["Forest"], 10: ["Forest"]}
     assert [row.n_train for row in result.rows if row.kind == REAL] == [2 + 2 + 1, 10 + 10 + 1]
     assert sum(done) == fits(SIZES, (0,)) == 5
 

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.evaluation.report.data import thumbnail_path
+from satcascade.evaluation.report.data import Report, thumbnail_path
+from satcascade.evaluation.report.figures import confusion_figure
 from satcascade.evaluation.report.page import write_report
 
 CLASSES = ["Pond", "Desert", "Forest"]
@@ -64,7 +65,14 @@ def make_report(folder: Path, name: str = "tiny", **changes: object) -> Path:
                 "predicted": CLASSES[i * 7 % 3],
                 "confidence": i / 12,
                 "clip_score": 0.2 + i / 100,
-                "nearest": {"row": f"train_{i}.jpg", "hash_distance": i, "similarity": 0.9},
+                "nearest": {
+                    "similarity_row": f"similar_{i}.jpg",
+                    "similarity": 0.9,
+                    "hash_row": f"hash_{i}.jpg",
+                    "hash_distance": i,
+                    "feature_row": f"feature_{i}.jpg",
+                    "feature_distance": 3.14159,
+                },
             }
         )
     Image.fromarray(rng.integers(0, 256, (900, 1200, 3), dtype=np.uint8)).save(folder / "memorisation.png")
@@ -167,6 +175,26 @@ def test_the_same_input_gives_the_same_page_under_3_mb(html, tmp_path):
     assert len(html.encode()) < 3e6
 
 
+def test_each_nearest_training_image_stands_under_its_own_measure(html):
+    text = " ".join(Page(html).text.split())
+    assert "Nearest by hash Bits that differ Most similar Similarity Nearest by features Distance" in text
+    assert "hash_3.jpg 3 similar_3.jpg 0.900 feature_3.jpg 3.14" in text
+    assert "cosine of the features" not in html
+
+
+def test_a_report_of_an_earlier_version_is_read(tmp_path):
+    nearest = {"row": "train_1.jpg", "hash_distance": 4, "similarity": 0.87}
+    image = {"file": "0.png", "caption": "a pond", "nearest": nearest}
+    folder = make_report(tmp_path / "a", images=[image])
+    (kept,) = Report.read(folder).details.images
+    assert kept.nearest is not None
+    assert (kept.nearest.similarity_row, kept.nearest.similarity) == ("train_1.jpg", 0.87)
+    # Whose hash distance it is was not kept.
+    assert (kept.nearest.hash_row, kept.nearest.hash_distance) == (None, 4)
+    text = " ".join(Page(write_report([folder], tmp_path / "page.html").read_text()).text.split())
+    assert "a pond \N{EN DASH} 4 train_1.jpg 0.870 \N{EN DASH} \N{EN DASH}" in text
+
+
 @pytest.mark.parametrize("key", [None, *METRICS])
 def test_missing_metrics_do_not_break_it(tmp_path, key):
     folder = make_report(tmp_path / "a", images=[], confusion=[], classes=[])
@@ -214,6 +242,17 @@ def test_figures_are_files_of_their_own_with_the_pages_words_and_colours(tmp_pat
         assert title.text in labels
         assert "--ink: #" in file.read_text()
         assert "prefers-color-scheme: dark" in file.read_text()
+
+
+def test_a_figure_has_no_colour_but_the_pages():
+    figure = confusion_figure(CLASSES, [[1, 2, 1], [1, 2, 1], [0, 1, 3]])
+    assert confusion_figure(CLASSES, [[1, 2, 1], [1, 2, 1], [0, 1, 3]]) == figure
+    shown = set(re.findall(r'\[style\*="((?:fill|stroke): #\w+)"\]', figure.svg))
+    drawing = ElementTree.fromstring(figure.svg)
+    styles = " ".join(element.get("style", "") for element in drawing.iter())
+    drawn = set(re.findall(r"(?:fill|stroke): #\w+", styles))
+    assert drawn
+    assert drawn <= shown
 
 
 def test_images_without_thumbnail_are_named_in_the_warnings(tmp_path):

@@ -27,8 +27,8 @@ def measure_clip(comparison: Comparison, _: FeatureNetwork) -> Measured:
     """The CLIP-score of a comparison, of each image and of each scene class; on the CLIP model alone."""
     model = load_clip(comparison.clip, comparison.device)
     images = comparison.generated_features(model.images)
-    with comparison.stage("captions", len(comparison.bundle)) as advance:
-        texts = model.texts(comparison.bundle.captions, advance)
+    with comparison.display.task("captions", len(comparison.bundle)) as task:
+        texts = model.texts(comparison.bundle.captions, task.advance)
     result = clip_score(images, texts, comparison.labels)
     return Measured(
         result.metrics(),
@@ -44,17 +44,10 @@ class ClassScore:
     Attributes:
         n: its images.
         score: mean cosine with their captions.
-        shuffled: the same with the shuffled captions.
     """
 
     n: int
     score: float
-    shuffled: float
-
-    @property
-    def lift(self) -> float:
-        """Score less shuffled score."""
-        return self.score - self.shuffled
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,7 @@ class ClipScore:
         score: mean cosine of image and caption.
         std: its standard deviation over images.
         shuffled: mean cosine of images and shuffled captions: what any image of such a set gets.
-        by_class: the same for each scene class, by name; empty without labels.
+        by_class: the score of each scene class, by name; empty without labels.
         scores: (N,) float64, of each image.
     """
 
@@ -120,7 +113,7 @@ def clip_score(
     by_class = {}
     for name in sorted({label for label in labels or () if label is not None}):
         rows = [row for row, label in enumerate(labels or ()) if label == name]
-        by_class[name] = ClassScore(len(rows), float(scores[rows].mean()), float(shuffled[rows].mean()))
+        by_class[name] = ClassScore(len(rows), float(scores[rows].mean()))
     return ClipScore(
         len(scores), float(scores.mean()), float(scores.std()), float(shuffled.mean()), by_class, scores
     )

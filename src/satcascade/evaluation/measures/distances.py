@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,15 +38,13 @@ def measure_kernel(comparison: Comparison, network: FeatureNetwork) -> Measured:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and covariance of N features of width D.
+    """Mean and covariance of features of width D.
 
     Attributes:
-        n: images.
         mean: (D,) float64.
         factor: (K, D) float64, K at most D, with ``factor.T @ factor`` the sample covariance.
     """
 
-    n: int
     mean: Tensor
     factor: Tensor
 
@@ -64,13 +61,7 @@ class Statistics:
         factor = (features - mean) / math.sqrt(len(features) - 1)
         if len(factor) > factor.shape[1]:
             factor = torch.linalg.qr(factor, mode="r").R
-        return cls(len(features), mean, factor)
-
-    @classmethod
-    def from_covariance(cls, n: int, mean: Tensor, covariance: Tensor) -> Statistics:
-        """Of what somebody else has accumulated: n images, mean (D,), sample covariance (D, D)."""
-        values, vectors = torch.linalg.eigh(covariance.double())
-        return cls(n, mean.double(), values.clamp_min(0).sqrt()[:, None] * vectors.T)
+        return cls(mean, factor)
 
 
 @dataclass(frozen=True)
@@ -79,15 +70,12 @@ class FrechetDistance:
 
     Attributes:
         features: name of the feature network.
-        n_generated, n_real: images of each side.
         value: the distance.
         std: its standard deviation over other images of the same kind, by resampling.
         low, high: its 95 % interval, likewise.
     """
 
     features: str
-    n_generated: int
-    n_real: int
     value: float
     std: float
     low: float
@@ -109,20 +97,13 @@ class KernelDistance:
 
     Attributes:
         features: name of the feature network.
-        n_generated, n_real: images of each side.
         value: unbiased, over all images; may be a little below 0.
-        subset_mean, subset_std: over subsets, as other tools report it.
-        subsets, subset_size: how many, of how many images each.
+        subset_std: over subsets, as other tools report it.
     """
 
     features: str
-    n_generated: int
-    n_real: int
     value: float
-    subset_mean: float
     subset_std: float
-    subsets: int
-    subset_size: int
 
     def metrics(self) -> dict[str, float | int]:
         """Flat keys for ``metrics.json``."""
@@ -162,7 +143,6 @@ def frechet_distance(
     features: str,
     draws: int = 100,
     seed: int = 0,
-    progress: Callable[[int], None] | None = None,
 ) -> FrechetDistance:
     """Frechet distance with an interval from resampling.
 
@@ -180,7 +160,6 @@ def frechet_distance(
         features: name of the feature network.
         draws: halves to draw.
         seed: of the draws.
-        progress: called with numbers of draws done.
 
     Raises:
         UsageError: there are fewer than 4 generated or 2 real images, or the widths differ.
@@ -191,17 +170,13 @@ def frechet_distance(
     _check_enough("the Frechet distance", generated, FRECHET_IMAGES)
     value = frechet(generated, real)
     _warn_if_few(f"the Frechet distance on {features}", generated, real)
-    drawn = _halves(generated.double(), Statistics.of(real), draws, seed, progress)
+    drawn = _halves(generated.double(), Statistics.of(real), draws, seed)
     centred = drawn - drawn.mean() + value
     low, high = torch.quantile(centred, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return FrechetDistance(
-        features, len(generated), len(real), value, float(drawn.std()), max(low, 0.0), high
-    )
+    return FrechetDistance(features, value, float(drawn.std()), max(low, 0.0), high)
 
 
-def _halves(
-    x: Tensor, real: Statistics, draws: int, seed: int, progress: Callable[[int], None] | None
-) -> Tensor:
+def _halves(x: Tensor, real: Statistics, draws: int, seed: int) -> Tensor:
     """Frechet distances (draws,) of random halves of the rows of x (N, D)."""
     generator = torch.Generator().manual_seed(seed)
     half = len(x) // 2
@@ -219,8 +194,6 @@ def _halves(
         gram = product @ product.T if half < product.shape[1] else product.T @ product
         root = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().sum()
         distances[draw] = mean.square().sum() + trace + constant - 2 * root
-        if progress:
-            progress(1)
     return distances
 
 
@@ -275,17 +248,7 @@ def kernel_distance(
         + _kernel_sums(y, y, in_y, in_y, diagonal=False) / (m * (m - 1))
         - 2 * _kernel_sums(x, y, in_x, in_y) / (n * m)
     )
-    spread = values[1:]
-    return KernelDistance(
-        features,
-        len(x),
-        len(y),
-        float(values[0]),
-        float(spread.mean()),
-        float(spread.std(correction=0)),
-        subsets,
-        size,
-    )
+    return KernelDistance(features, float(values[0]), float(values[1:].std(correction=0)))
 
 
 def _kernel_sums(x: Tensor, y: Tensor, in_x: Tensor, in_y: Tensor, diagonal: bool = True) -> Tensor:

@@ -33,8 +33,6 @@ class ManifoldScores:
 
     Attributes:
         features: name of the feature network.
-        n_generated, n_real: images of each side.
-        k: neighbours that a ball reaches to.
         precision: share of generated images inside a ball of a real one (quality), 0 to 1.
         recall: share of real images inside a ball of a generated one (variety), 0 to 1.
         density: of how many real balls a generated image lies inside, over k; may exceed 1.
@@ -42,9 +40,6 @@ class ManifoldScores:
     """
 
     features: str
-    n_generated: int
-    n_real: int
-    k: int
     precision: float
     recall: float
     density: float
@@ -94,9 +89,6 @@ def manifold_scores(generated: Tensor, real: Tensor, features: str, k: int = NEI
         recalled |= (distances <= x_radii[part, None]).any(0)
     return ManifoldScores(
         features,
-        len(x),
-        len(y),
-        k,
         precision=float((real_balls > 0).double().mean()),
         recall=float(recalled.double().mean()),
         density=float(real_balls.double().mean()) / k,

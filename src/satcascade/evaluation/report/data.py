@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,11 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from satcascade.errors import SatcascadeError, one_line
+from satcascade.formats.report import DETAILS, METRICS, THUMBNAILS
 from satcascade.io.files import written_whole
+from satcascade.io.json import damaged, read_json
 
-METRICS = "metrics.json"
-DETAILS = "details.json"
-THUMBNAILS = "thumbnails"
-MEMORISATION = "memorisation.png"
+_REMEDY = "run 'satcascade evaluate' again"
 
 
 class Nearest(BaseModel):
@@ -212,18 +210,9 @@ class Sweep:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SatcascadeError(
-            f"{path.parent} is no report (no {path.name}): 'satcascade evaluate' makes one"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise _damaged(path, one_line(error)) from error
-    if not isinstance(content, dict):
-        raise _damaged(path, "it is no JSON object")
-    return content
+    missing = SatcascadeError(f"{path.parent} is no report (no {path.name}): 'satcascade evaluate' makes one")
+    return read_json(path, _REMEDY, missing)
 
 
 def _damaged(path: Path, fault: str) -> SatcascadeError:
-    return SatcascadeError(f"{path} is damaged ({fault}): run 'satcascade evaluate' again")
+    return damaged(path, fault, _REMEDY)

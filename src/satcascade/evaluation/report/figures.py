@@ -51,9 +51,6 @@ _STYLE = {
 }
 _NOT_SWEPT = ("n", "n_gen", "n_generated", "n_real", "split", "seed", "size", "feature", "best")
 _BOUNDS = ("_low", "_high", "_std")
-# The columns of a sweep that are drawn, those of RSDiff's tables too.
-_ELSEWHERE = {column.elsewhere: column.key for _, column in COLUMNS.values() if column.elsewhere}
-_MEASURES = (*COLUMNS, *_ELSEWHERE, "seconds", "seconds_per_image")
 
 
 @dataclass(frozen=True)
@@ -225,11 +222,21 @@ def _sweep_curves(sweep: Sweep) -> list[_Curves]:
     return measures
 
 
+def _elsewhere() -> dict[str, str]:
+    """Our name of a column by that which RSDiff's tables have for it."""
+    return {column.elsewhere: column.key for _, column in COLUMNS.values() if column.elsewhere}
+
+
+def _is_measure(column: str) -> bool:
+    stem = _stem(column)
+    return stem in COLUMNS or stem in _elsewhere() or stem in ("seconds", "seconds_per_image")
+
+
 def _measures(sweep: Sweep) -> list[str]:
     """The columns that are drawn; a name of RSDiff's only where ours is not there."""
-    columns = [column for column in sweep.columns if _stem(column) in _MEASURES]
+    columns = [column for column in sweep.columns if _is_measure(column)]
     ours = {_stem(column) for column in columns}
-    return [column for column in columns if _ELSEWHERE.get(column) not in ours]
+    return [column for column in columns if _elsewhere().get(column) not in ours]
 
 
 def _settings(sweep: Sweep) -> dict[str, str]:
@@ -238,7 +245,7 @@ def _settings(sweep: Sweep) -> dict[str, str]:
     They stand before the first measure.
     """
     kept: dict[tuple[int, ...], list[str]] = {}
-    for column in itertools.takewhile(lambda column: _stem(column) not in _MEASURES, sweep.columns):
+    for column in itertools.takewhile(lambda column: not _is_measure(column), sweep.columns):
         texts = [row[column] for row in sweep.rows]
         if column not in _NOT_SWEPT and len(set(texts)) > 1:
             kept.setdefault(tuple(texts.index(text) for text in texts), []).append(column)

@@ -14,13 +14,14 @@ from PIL import Image
 
 from satcascade.errors import SatcascadeError, UsageError, one_line
 from satcascade.evaluation.report import tables
-from satcascade.evaluation.report.data import MEMORISATION, GeneratedImage, Report, Sweep
+from satcascade.evaluation.report.data import GeneratedImage, Report, Sweep
 from satcascade.evaluation.report.figures import (
     FigureSvg,
     comparison_figures,
     confusion_figure,
     sweep_figures,
 )
+from satcascade.formats.report import MEMORISATION
 from satcascade.io.files import written_whole
 
 if TYPE_CHECKING:
