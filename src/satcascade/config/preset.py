@@ -32,11 +32,13 @@ StageName = Literal["base", "sr"]
 Resize = Literal["nearest", "bilinear", "bicubic"]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of checked settings: unknown keys are refused, and nothing is changed later."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class CompactModel(_Section):
+class CompactModel(Section):
     """Arguments of :class:`satcascade.models.compact_unet.CompactUNet`, which explains them."""
 
     architecture: Literal["compact"] = "compact"
@@ -61,7 +63,7 @@ class CompactModel(_Section):
     in_channels: PositiveInt = 3
 
 
-class RSDiffModel(_Section):
+class RSDiffModel(Section):
     """Arguments of :class:`satcascade.models.rsdiff_unet.RSDiffUNet`, which explains them.
 
     Where a layer's option may be one value for all layers, it is stored as that value.
@@ -114,7 +116,7 @@ Model = Annotated[
 ]
 
 
-class LowResNoise(_Section):
+class LowResNoise(Section):
     """Noise augmentation of the low-resolution input (Ho et al. 2021, "Cascaded diffusion models").
 
     Training draws a level uniformly between ``low`` and ``high``.
@@ -140,7 +142,7 @@ class LowResNoise(_Section):
         return self
 
 
-class Training(_Section):
+class Training(Section):
     """How one stage is trained.
 
     Attributes:
@@ -252,14 +254,14 @@ class Training(_Section):
         return self
 
 
-class Stage(_Section):
+class Stage(Section):
     """One network of the cascade and its training."""
 
     model: Model
     training: Training
 
 
-class NoiseSchedule(_Section):
+class NoiseSchedule(Section):
     """Discrete noise schedule given to diffusers schedulers: the shifted cosine, in log-SNR."""
 
     shift: float = 0.0
@@ -267,7 +269,7 @@ class NoiseSchedule(_Section):
     high: float = 12.0
 
 
-class StageSampling(_Section):
+class StageSampling(Section):
     """Defaults of the pipeline for one stage."""
 
     scheduler: str = "dpm++"
@@ -276,7 +278,7 @@ class StageSampling(_Section):
     schedule: NoiseSchedule = NoiseSchedule()
 
 
-class Sampling(_Section):
+class Sampling(Section):
     """Defaults of the pipeline.
 
     ``low_res_log_snr`` is the noise added to the base image before super-resolution;
@@ -292,7 +294,7 @@ class Sampling(_Section):
     clip_x0: bool | Literal["dynamic"] = True
 
 
-class Preset(_Section):
+class Preset(Section):
     """A whole cascade.
 
     Attributes:
@@ -351,7 +353,7 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
     except yaml.YAMLError as error:
         raise UsageError(f"preset '{name}' is not YAML: {' '.join(str(error).split())}") from error
     for override in overrides:
-        _apply(content, override)
+        apply_override(content, override)
     try:
         return Preset.model_validate(content)
     except ValidationError as error:
@@ -372,7 +374,12 @@ def describe(error: ValidationError) -> str:
     return f"{key}: {message}{more}"
 
 
-def _apply(content: Any, override: str) -> None:
+def apply_override(content: Any, override: str) -> None:
+    """Set ``section.key=value``, the value read as YAML, in what was read from a YAML file.
+
+    Raises:
+        UsageError: it is not of that form, or names no section.
+    """
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise UsageError(f"override '{override}' is not of the form section.key=value")
