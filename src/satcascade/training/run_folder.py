@@ -54,7 +54,7 @@ _FREE = (
 _MEANINGS = ("prediction_type", "preconditioned")
 # What CompactUNet calls the level that a trained network can be given.
 _DETAIL = "detail."
-PACKAGES = ("satcascade", "torch", "diffusers", "transformers", "accelerate")
+_PACKAGES = ("satcascade", "torch", "diffusers", "transformers", "accelerate")
 
 
 def open_run(
@@ -87,7 +87,7 @@ def open_run(
             # Runs from before there were latents are of pixels.
             known["codec"] or PixelCodec.fingerprint,
         )
-        difference = first_difference(stored, identity)
+        difference = _difference(stored, identity)
         if difference:
             raise UsageError(
                 f"{out} belongs to a run with other settings ({difference}): choose another folder"
@@ -99,14 +99,14 @@ def open_run(
         "settings": settings.model_dump(mode="json"),
         "source": dataset.manifest["source"],
         "encoder": dataset.manifest["encoder"],
-        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "git": git_state(),
+        "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "git": _git_state(),
     }
     with written_whole(path) as aside:
         aside.write_text(json.dumps(description, indent=1), encoding="utf-8")
 
 
-def git_state() -> dict[str, Any] | None:
+def _git_state() -> dict[str, Any] | None:
     """Commit of the working folder, and whether tracked files have changed since; None outside of git."""
 
     def git(*arguments: str) -> str:
@@ -337,11 +337,11 @@ def read_description(run: Path) -> dict[str, Any]:
     return description  # type: ignore[no-any-return]
 
 
-def first_difference(before: Any, now: Any, name: str = "") -> str:
+def _difference(before: Any, now: Any, name: str = "") -> str:
     """The first setting in which two descriptions differ, or an empty text."""
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):
-            found = first_difference(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+            found = _difference(before.get(key), now.get(key), f"{name}.{key}" if name else key)
             if found:
                 return found
         return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import Any
 
 from satcascade.config.codec import CodecSettings
 from satcascade.data.prepared import PreparedDataset
-from satcascade.errors import SatcascadeError, UsageError
-from satcascade.io.files import written_whole
-from satcascade.training.run_folder import PACKAGES, RUN_FILE, first_difference, git_state
+from satcascade.formats.training_run import RUN_FILE
+from satcascade.io.folders import DescribedFolder
 
 # Settings that do not change the steps already done.
 _FREE = ("log_every", "checkpoint_every", "checkpoint_minutes")
 _FREE_OF_DECODER = ("steps", "decay_steps")
+_PACKAGES = ("satcascade", "torch", "diffusers")
 
 
 def open_codec_run(
@@ -39,43 +38,29 @@ def open_codec_run(
 
     Raises:
         UsageError: the folder holds another run (the first difference is named) or other files.
-        SatcascadeError: the description is damaged.
+        SatcascadeError: the description is damaged, or the disk is full.
     """
-    path = out / RUN_FILE
-    identity = {
-        "stage": "codec",
-        "split": split,
-        "data": dataset.hash,
-        "teacher": teacher,
-        "encoder": encoder,
-        "settings": _kept(settings),
-    }
-    if path.exists():
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            before: dict[str, Any] = {key: content["identity"].get(key) for key in identity}
-            if before["stage"] != "codec":
-                raise UsageError(f"{out} is a run of stage '{before['stage']}': choose another folder")
-            # From the settings, so that one that a later version added is no difference at its default.
-            before["settings"] = _kept(CodecSettings.model_validate(content["settings"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SatcascadeError(f"{path} is damaged: train into another folder") from error
-        difference = first_difference(before, identity)
-        if difference:
-            raise UsageError(
-                f"{out} belongs to a run with other settings ({difference}): choose another folder"
-            )
-    elif out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty and holds no run: choose another folder")
-    description = {
-        "identity": identity,
-        "settings": settings.model_dump(mode="json"),
-        "source": dataset.manifest["source"],
-        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "git": git_state(),
-    }
-    with written_whole(path) as aside:
-        aside.write_text(json.dumps(description, indent=1), encoding="utf-8")
+    origin = {"split": split, "data": dataset.hash, "teacher": teacher, "encoder": encoder}
+
+    def stored(description: dict[str, Any]) -> dict[str, Any]:
+        identity = description["identity"]
+        # From the settings, so that one that a later version added is no difference at its default.
+        settings = (
+            CodecSettings.model_validate(description["settings"]) if identity["stage"] == "codec" else None
+        )
+        return {**identity, "settings": None if settings is None else _kept(settings)}
+
+    identity = {"stage": "codec", **origin}
+    folder = DescribedFolder(out, RUN_FILE, "training run")
+    folder.check({**identity, "settings": _kept(settings)}, stored)
+    folder.write(
+        {
+            "identity": identity,
+            "settings": settings.model_dump(mode="json"),
+            "source": dataset.manifest["source"],
+            "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        }
+    )
 
 
 def _kept(settings: CodecSettings) -> dict[str, Any]:

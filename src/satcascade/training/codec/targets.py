@@ -10,20 +10,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from satcascade.data.prepared import PreparedDataset
 from satcascade.data.views import to_float
-from satcascade.errors import SatcascadeError, one_line
-from satcascade.io.files import check_space, full_disk_refused, written_whole
+from satcascade.errors import one_line
+from satcascade.io.files import check_space, full_disk_refused
+from satcascade.io.folders import DescribedFolder, Difference
+from satcascade.io.json import damaged
+from satcascade.io.progress import ProgressDisplay
 from satcascade.training.codec.teacher import CHANNELS, FACTOR, Teacher
 
 FOLDER = "teacher"
@@ -71,7 +71,10 @@ class TeacherTargets:
         Raises:
             SatcascadeError: what is there is of another teacher, other data or damaged, or the disk is full.
         """
-        folder, count, size = Path(run) / FOLDER, len(rows), dataset.image_size
+        folder = DescribedFolder(
+            Path(run) / FOLDER, MANIFEST, "pictures of a teacher", _words, "use another run folder"
+        )
+        path, count, size = folder.path, len(rows), dataset.image_size
         description = {
             "teacher": teacher.fingerprint,
             "data": dataset.hash,
@@ -81,23 +84,20 @@ class TeacherTargets:
             LATENTS: (np.float16, (count, CHANNELS, size // FACTOR, size // FACTOR)),
             PICTURES: (np.uint8, (count, size, size, 3)),
         }
-        done = _done(folder, description)
-        if done is None:
+        there = folder.check(description, lambda content: {key: content[key] for key in description})
+        if there is None:
             check_space(
-                folder, sum(int(np.prod(shape)) * np.dtype(kind).itemsize for kind, shape in shapes.values())
+                path, sum(int(np.prod(shape)) * np.dtype(kind).itemsize for kind, shape in shapes.values())
             )
-            folder.mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
             for name, (kind, shape) in shapes.items():
-                np.lib.format.open_memmap(folder / name, mode="w+", dtype=kind, shape=shape).flush()
-            done = 0
-            _note(folder, description, done)
-        arrays = {name: _opened(folder / name, kind, shape) for name, (kind, shape) in shapes.items()}
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with (
-            full_disk_refused(folder),
-            Progress(*columns, console=Console(stderr=True), disable=not progress, transient=True) as bar,
-        ):
-            task = bar.add_task("teacher", total=count, completed=done)
+                np.lib.format.open_memmap(path / name, mode="w+", dtype=kind, shape=shape).flush()
+            there = {**description, "done": 0}
+            folder.write(there)
+        arrays = {name: _opened(path / name, kind, shape) for name, (kind, shape) in shapes.items()}
+        done = int(there["done"])
+        with full_disk_refused(path), ProgressDisplay(progress) as display:
+            task = display.task("teacher", count, done)
             for number, start in enumerate(range(done, count, _BATCH), start=1):
                 chosen = slice(start, min(start + _BATCH, count))
                 latents, pictures = _targets(teacher, dataset.images[rows[chosen]], device)
@@ -105,9 +105,9 @@ class TeacherTargets:
                 if number % _NOTED == 0 or chosen.stop == count:
                     for array in arrays.values():
                         array.flush()
-                    _note(folder, description, chosen.stop)
-                bar.advance(task, chosen.stop - start)
-        return cls(np.load(folder / LATENTS, mmap_mode="r"), np.load(folder / PICTURES, mmap_mode="r"))
+                    folder.write({**description, "done": chosen.stop})
+                task.advance(chosen.stop - start)
+        return cls(np.load(path / LATENTS, mmap_mode="r"), np.load(path / PICTURES, mmap_mode="r"))
 
 
 @torch.inference_mode()
@@ -119,40 +119,16 @@ def _targets(
     return latents.cpu().numpy(), pictures.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _done(folder: Path, description: dict[str, str]) -> int | None:
-    """How many rows are there; None where there is nothing yet.
-
-    Raises:
-        SatcascadeError: the folder's are of something else, or its manifest is damaged.
-    """
-    path = folder / MANIFEST
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        done, there = int(content.pop("done")), dict(content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SatcascadeError(f"{path} is damaged ({one_line(error)}): delete {folder}") from error
-    for key, value in description.items():
-        if there.get(key) != value:
-            raise SatcascadeError(
-                f"{folder} holds pictures of other {key} ({there.get(key)}, not {value}): choose another run"
-            )
-    return done
-
-
-def _note(folder: Path, description: dict[str, str], done: int) -> None:
-    with written_whole(folder / MANIFEST) as aside:
-        aside.write_text(json.dumps({**description, "done": done}, indent=1) + "\n", encoding="utf-8")
+def _words(difference: Difference) -> str:
+    return f"{difference.name} {difference.before}, not {difference.now}"
 
 
 def _opened(path: Path, kind: Any, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    remedy = f"delete {path.parent}"
     try:
         array: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="r+")
     except (OSError, ValueError) as error:
-        raise SatcascadeError(f"{path} is damaged ({one_line(error)}): delete its folder") from error
+        raise damaged(path, one_line(error), remedy) from error
     if array.dtype != kind or array.shape != shape:
-        raise SatcascadeError(
-            f"{path} holds {array.dtype} {array.shape}, not {kind.__name__} {shape}: delete its folder"
-        )
+        raise damaged(path, f"it holds {array.dtype} {array.shape}, not {kind.__name__} {shape}", remedy)
     return array

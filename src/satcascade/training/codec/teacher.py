@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from satcascade.errors import SatcascadeError, UsageError, one_line
-from satcascade.io.files import sha256_of_file
+from satcascade.io.hashing import sha256_of_file
 
 CHANNELS = 32
 FACTOR = 8

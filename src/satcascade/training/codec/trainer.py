@@ -19,7 +19,7 @@ from satcascade.data.prepared import PreparedDataset
 from satcascade.data.views import to_float
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.io.files import folder_written_whole
-from satcascade.io.locks import held
+from satcascade.io.locks import exclusive
 from satcascade.models.codec import TinyAutoencoder
 from satcascade.seeds import derived_seed
 from satcascade.training.averages import WeightAverage
@@ -126,7 +126,7 @@ class CodecTrainer:
 
     def __enter__(self) -> CodecTrainer:
         taken = f"another process is training in {self.out}: wait for it or end it"
-        self._open.enter_context(held(self.out / ".lock", taken))
+        self._open.enter_context(exclusive(self.out / ".lock", taken))
         self._checkpoints.clear_leftovers()
         if not self.done:
             history = History(
