@@ -33,6 +33,7 @@ class Teacher:
 
     Attributes:
         fingerprint: 16 hexadecimal digits over its weight files.
+        parameters: how many it has.
     """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module, fingerprint: str, device: torch.device):
@@ -43,6 +44,7 @@ class Teacher:
             for network in networks
         )
         self.fingerprint = fingerprint
+        self.parameters = sum(value.numel() for network in networks for value in network.parameters())
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents (B, 32, H / 8, W / 8) of images (B, 3, H, W) in [-1, 1]."""

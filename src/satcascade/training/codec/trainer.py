@@ -133,6 +133,9 @@ class CodecTrainer:
                 self.out, self.step, self.steps, self._settings.batch_size, self._device, self._quiet
             )
             self._history = self._open.enter_context(history)
+        if self.step == self._encoder_steps == 0:
+            # An encoder that takes no steps can be used at once.
+            self.save()
         return self
 
     def __exit__(
