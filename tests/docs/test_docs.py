@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 import satcascade
 from satcascade.cli import app
+from satcascade.config import codec
 from satcascade.config import preset as config
 from satcascade.diffusion.solvers import SOLVERS
 
@@ -45,13 +46,18 @@ def shown_commands(page: Path) -> Iterator[list[str]]:
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line.removeprefix("$ "), comments=True)
             if words[:1] == ["satcascade"]:
-                yield words[1:]
+                yield joined(words[1:])
 
 
 def named_commands(page: Path) -> Iterator[list[str]]:
     """The ``satcascade`` commands named in running text, which may be incomplete."""
     for code in re.findall(r"(?<!`)`(satcascade [^`]+)`", visible(page)):
-        yield shlex.split(code)[1:]
+        yield joined(shlex.split(code)[1:])
+
+
+def joined(words: list[str]) -> list[str]:
+    """The words of a command line, with a command's name of two words as one."""
+    return [" ".join(words[:2]), *words[2:]] if " ".join(words[:2]) in COMMANDS else words
 
 
 def visible(page: Path) -> str:
@@ -100,7 +106,7 @@ def test_reference_lists_the_options_of_a_command(command: str) -> None:
 
 def test_reference_gives_the_defaults_of_options() -> None:
     page = (ROOT / "docs/reference/cli.md").read_text()
-    for command in ("sample", "prepare", "train"):
+    for command in ("sample", "prepare", "train", "train codec"):
         section = page.split(f"## satcascade {command}\n")[1].split("\n## ")[0]
         for option, param in options(command).items():
             default = getattr(param.default, "value", param.default)
@@ -118,7 +124,7 @@ def test_reference_lists_the_schedulers() -> None:
 def configuration_keys(heading: str) -> dict[str, str]:
     """The keys that a section of the configuration reference lists, with the cell of their default."""
     page = (ROOT / "docs/reference/configuration.md").read_text()
-    section = page.split(f"{heading}\n")[1].split("\n## ")[0]
+    section = re.split(r"\n##+ ", page.split(f"{heading}\n")[1])[0]
     keys = {}
     for line in section.splitlines():
         if line.startswith("| `"):
@@ -135,6 +141,10 @@ def configuration_keys(heading: str) -> dict[str, str]:
         ("## model: rsdiff", [config.RSDiffModel]),
         ("## training", [config.Training]),
         ("## sampling", [config.Sampling, config.StageSampling]),
+        ("## codec", [codec.CodecSettings]),
+        ("### codec: model", [codec.Autoencoder]),
+        ("### codec: encoder", [codec.EncoderTraining]),
+        ("### codec: decoder", [codec.DecoderTraining]),
     ],
 )
 def test_reference_lists_the_configuration(heading: str, models: list[type[BaseModel]]) -> None:
@@ -147,6 +157,10 @@ def test_reference_lists_the_configuration(heading: str, models: list[type[BaseM
         ("## model: compact", config.CompactModel),
         ("## model: rsdiff", config.RSDiffModel),
         ("## training", config.Training),
+        ("## codec", codec.CodecSettings),
+        ("### codec: model", codec.Autoencoder),
+        ("### codec: encoder", codec.EncoderTraining),
+        ("### codec: decoder", codec.DecoderTraining),
     ],
 )
 def test_reference_gives_the_defaults_of_the_configuration(heading: str, model: type[BaseModel]) -> None:

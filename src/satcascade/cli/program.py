@@ -10,7 +10,9 @@ from functools import partial
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
+from satcascade.cli.codec import train_codec
 from satcascade.cli.data import prepare
 from satcascade.cli.encode import encode
 from satcascade.cli.evaluation import evaluate, report, sweep
@@ -19,8 +21,20 @@ from satcascade.cli.training import assemble, runs, train
 from satcascade.cli.weights import convert, export
 from satcascade.errors import SatcascadeError
 
+_TRAIN_CODEC = "train codec"
+
+
+class _Commands(TyperGroup):
+    """Commands, of which one has a name of two words."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = _TRAIN_CODEC.split()
+        return super().parse_args(ctx, [_TRAIN_CODEC, *args[2:]] if args[:2] == words else args)
+
+
 app = typer.Typer(
     name="satcascade",
+    cls=_Commands,
     help="Text to satellite image with a two-stage diffusion cascade.",
     add_completion=False,
     rich_markup_mode=None,
@@ -40,6 +54,8 @@ def _options(
 # The order of the help.
 for _command in (sample, prepare, encode, train, runs, assemble, convert, export, evaluate, sweep, report):
     app.command()(_command)
+    if _command is train:
+        app.command(_TRAIN_CODEC)(train_codec)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

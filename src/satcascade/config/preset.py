@@ -33,7 +33,9 @@ StageName = Literal["base", "sr"]
 Weighting = Literal["edm", "min_snr", "sigmoid", "v", "uniform"]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of checked settings: unknown keys are refused, and nothing is changed later."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -53,7 +55,7 @@ Model = Annotated[
 ]
 
 
-class LowResNoise(_Section):
+class LowResNoise(Section):
     """Noise augmentation of the low-resolution input (Ho et al. 2021, "Cascaded diffusion models").
 
     Training draws a level uniformly between ``low`` and ``high``.
@@ -79,7 +81,7 @@ class LowResNoise(_Section):
         return self
 
 
-class Training(_Section):
+class Training(Section):
     """How one stage is trained.
 
     Attributes:
@@ -191,14 +193,14 @@ class Training(_Section):
         return self
 
 
-class Stage(_Section):
+class Stage(Section):
     """One network of the cascade and its training."""
 
     model: Model
     training: Training
 
 
-class NoiseSchedule(_Section):
+class NoiseSchedule(Section):
     """Discrete noise schedule given to diffusers schedulers: the shifted cosine, in log-SNR."""
 
     shift: float = 0.0
@@ -206,7 +208,7 @@ class NoiseSchedule(_Section):
     high: float = 12.0
 
 
-class StageSampling(_Section):
+class StageSampling(Section):
     """Defaults of the pipeline for one stage."""
 
     scheduler: str = "dpm++"
@@ -215,7 +217,7 @@ class StageSampling(_Section):
     schedule: NoiseSchedule = NoiseSchedule()
 
 
-class Sampling(_Section):
+class Sampling(Section):
     """Defaults of the pipeline.
 
     ``low_res_log_snr`` is the noise added to the base image before super-resolution;
@@ -231,7 +233,7 @@ class Sampling(_Section):
     clip_x0: bool | Literal["dynamic"] = True
 
 
-class Preset(_Section):
+class Preset(Section):
     """A whole cascade.
 
     Attributes:
@@ -290,7 +292,7 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
     except yaml.YAMLError as error:
         raise UsageError(f"preset '{name}' is not YAML: {' '.join(str(error).split())}") from error
     for override in overrides:
-        _apply(content, override)
+        apply_override(content, override)
     try:
         return Preset.model_validate(content)
     except ValidationError as error:
@@ -311,7 +313,12 @@ def describe(error: ValidationError) -> str:
     return f"{key}: {message}{more}"
 
 
-def _apply(content: Any, override: str) -> None:
+def apply_override(content: Any, override: str) -> None:
+    """Set ``section.key=value``, the value read as YAML, in what was read from a YAML file.
+
+    Raises:
+        UsageError: it is not of that form, or names no section.
+    """
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise UsageError(f"override '{override}' is not of the form section.key=value")

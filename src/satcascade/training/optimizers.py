@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from satcascade.config.codec import Phase
 from satcascade.config.preset import Training
 from satcascade.hardware.precision import bf16_is_fast
 
@@ -124,7 +125,7 @@ def make_optimizers(model: nn.Module, training: Training) -> list[torch.optim.Op
     return optimizers
 
 
-def learning_rate(step: int, training: Training) -> float:
+def learning_rate(step: int, training: Training | Phase) -> float:
     """Learning rate of ``step`` (from 0): linear warm-up, plateau, linear decay to zero at the end."""
     warm = (step + 1) / training.warmup_steps if training.warmup_steps else 1.0
     left = (training.steps - step) / training.decay_steps if training.decay_steps else 1.0

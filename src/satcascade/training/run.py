@@ -108,7 +108,7 @@ def train(
     with ExitStack() as entered:
         for trainer in trainers:
             entered.enter_context(trainer)
-        stopped = entered.enter_context(_stop_signals())
+        stopped = entered.enter_context(stop_signals())
         while not all(trainer.done for trainer in trainers):
             # A killed run may have saved the one stage and not the other, which then catches up.
             behind = min(trainer.step for trainer in trainers if not trainer.done)
@@ -192,7 +192,7 @@ def _over(deadline: float | None) -> bool:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying of them."""
     received: list[int] = []
     names = (signal.SIGINT, signal.SIGTERM)

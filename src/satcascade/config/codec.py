@@ -1,0 +1,153 @@
+"""Settings of the autoencoder and of its training, as checked YAML like the presets of cascades."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import yaml
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from satcascade.config.preset import Section, apply_override, describe
+from satcascade.errors import UsageError
+
+
+class Autoencoder(Section):
+    """Arguments of :class:`satcascade.models.codec.TinyAutoencoder`, which explains them."""
+
+    latent_channels: PositiveInt
+    encoder_patch_size: PositiveInt
+    decoder_patch_size: PositiveInt
+    encoder_block_out_channels: tuple[PositiveInt, ...]
+    decoder_block_out_channels: tuple[PositiveInt, ...]
+    num_encoder_blocks: tuple[int, ...]
+    num_decoder_blocks: tuple[int, ...]
+
+
+class Phase(Section):
+    """How the encoder or the decoder is trained (AdamW).
+
+    Attributes:
+        steps: optimiser steps.
+        learning_rate: peak; reached after ``warmup_steps``, held, and taken linearly to zero over the last
+            ``decay_steps``.
+    """
+
+    steps: int = Field(ge=0)
+    learning_rate: PositiveFloat
+    warmup_steps: int = Field(0, ge=0)
+    decay_steps: int = Field(0, ge=0)
+
+
+class EncoderTraining(Phase):
+    """How the encoder is made. Its steps imitate a teacher's latents; without a teacher there are none.
+
+    Attributes:
+        images: of the training split, evenly spread, that principal components, the teacher's latents and
+            the statistics of latents are computed on, at the most.
+        spectrum: deviation of principal component k after encoding: its own to this power. 1 leaves natural
+            proportions, 0 makes all alike; between them coarse components stay larger than fine ones, so that
+            noise hides these first.
+    """
+
+    images: PositiveInt
+    spectrum: float = Field(0.5, ge=0.0, le=1.0)
+
+
+class DecoderTraining(Phase):
+    """How the decoder is trained, for latents as a diffusion model makes them: not quite right.
+
+    Attributes:
+        noise_share: of the crops whose latents get noise.
+        noise_low, noise_high: range of its deviation (uniform in its logarithm), in deviations of the
+            normalised latents.
+        gradient_weight: of the error of differences between neighbours, beside that of pixels.
+        teacher_weight: of the teacher's picture as a second target, beside the real image; with a teacher.
+        adversarial: size of the critic's gradient relative to that of the other terms; 0 trains without one.
+        adversarial_from: the step of the decoder at which the critic begins.
+        critic_learning_rate: of the critic, with the decoder's warm-up and decay.
+    """
+
+    noise_share: float = Field(0.0, ge=0.0, le=1.0)
+    noise_low: PositiveFloat = 0.02
+    noise_high: PositiveFloat = 0.2
+    gradient_weight: float = Field(1.0, ge=0.0)
+    teacher_weight: float = Field(0.0, ge=0.0)
+    adversarial: float = Field(0.0, ge=0.0)
+    adversarial_from: int = Field(0, ge=0)
+    critic_learning_rate: PositiveFloat = 4.0e-4
+
+    @model_validator(mode="after")
+    def _check_noise(self) -> DecoderTraining:
+        if self.noise_low > self.noise_high:
+            raise ValueError(f"noise_low ({self.noise_low}) is above noise_high ({self.noise_high})")
+        return self
+
+
+class CodecSettings(Section):
+    """An autoencoder and its training.
+
+    Attributes:
+        batch_size: crops a step.
+        crop: their side in pixels.
+        ema_half_life: of the decoder's averaged weights, in crops seen.
+        seed: of everything random.
+        log_every, checkpoint_every: in steps; the latter may be 0, for only at the end.
+        checkpoint_minutes: also one that long after the last.
+    """
+
+    name: str
+    model: Autoencoder
+    encoder: EncoderTraining
+    decoder: DecoderTraining
+    batch_size: PositiveInt = 4
+    crop: PositiveInt = 128
+    ema_half_life: PositiveInt = 4000
+    gradient_clip: PositiveFloat = 1.0
+    seed: int = Field(0, ge=0)
+    log_every: PositiveInt = 20
+    checkpoint_every: int = Field(1000, ge=0)
+    checkpoint_minutes: PositiveFloat | None = None
+
+
+def codec_names() -> list[str]:
+    """Names of the settings that come with the package."""
+    return sorted(
+        Path(entry.name).stem
+        for entry in (resources.files("satcascade.presets") / "codec").iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def load_codec_settings(name: str, overrides: Sequence[str] = ()) -> CodecSettings:
+    """Read settings by name, or from a YAML file, and apply overrides.
+
+    Args:
+        name: one of :func:`codec_names`, or a path that ends in ``.yaml``.
+        overrides: ``section.key=value``, for example ``decoder.steps=1000``.
+
+    Raises:
+        UsageError: unknown name or key, or a value of the wrong kind or range.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"no settings file {path}")
+        text = path.read_text(encoding="utf-8")
+    elif name in codec_names():
+        text = (resources.files("satcascade.presets") / "codec" / f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        raise UsageError(
+            f"unknown codec settings '{name}': choose {', '.join(codec_names())}, or a .yaml file"
+        )
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"codec settings '{name}' are not YAML: {' '.join(str(error).split())}") from error
+    for override in overrides:
+        apply_override(content, override)
+    try:
+        return CodecSettings.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(f"codec settings '{name}': {describe(error)}") from error

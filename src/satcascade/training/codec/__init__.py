@@ -1,0 +1,1 @@
+"""Training of the autoencoder whose latents are diffused."""

@@ -1,0 +1,89 @@
+"""A training run of the autoencoder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from satcascade.config.codec import load_codec_settings
+from satcascade.data.prepared import PreparedDataset
+from satcascade.errors import UsageError
+from satcascade.hardware.devices import pick_device
+from satcascade.models.codec import LatentCodec
+from satcascade.training.codec.run_file import open_codec_run
+from satcascade.training.codec.targets import TeacherTargets
+from satcascade.training.codec.teacher import load_teacher
+from satcascade.training.codec.trainer import VAE, CodecTrainer, evenly
+from satcascade.training.run import stop_signals
+
+
+def train_codec(
+    data: Path,
+    out: Path,
+    *,
+    preset: str = "tiny",
+    overrides: Sequence[str] = (),
+    split: str = "train",
+    teacher: Path | None = None,
+    encoder: Path | None = None,
+    device: str = "auto",
+    minutes: float | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Train an autoencoder; called again on the same folder, resume where it stopped.
+
+    Without a teacher the encoder is that of the images' principal components, in closed form. With one, it
+    learns to give the teacher's latents, and the decoder may learn from the teacher's pictures too. SIGINT
+    and SIGTERM end a run after the current step, with a checkpoint.
+
+    Args:
+        data: folder written by ``satcascade prepare``.
+        out: the run's folder.
+        preset: name or YAML file, see :func:`satcascade.config.codec.load_codec_settings`.
+        overrides: ``decoder.steps=1000``.
+        split: the rows to train on.
+        teacher: folder of its weights (:mod:`satcascade.training.codec.teacher`).
+        encoder: folder of an autoencoder whose encoder is kept, for a better decoder of the same latents.
+        device: ``auto``, ``cpu``, ``cuda``.
+        minutes: stop with a checkpoint after that many.
+        quiet: show no progress.
+
+    Returns:
+        The folder of the autoencoder, ``RUN/vae``.
+
+    Raises:
+        UsageError: unknown settings, missing split, both a teacher and an encoder, or ``out`` belongs to a
+            run with other settings.
+        SatcascadeError: damaged data, teacher or checkpoint, full disk, or a loss that is not finite.
+    """
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    if teacher is not None and encoder is not None:
+        raise UsageError("give a teacher or an encoder, not both: the encoder given is kept as it is")
+    out = Path(out)
+    settings = load_codec_settings(preset, overrides)
+    dataset = PreparedDataset.open(data)
+    rows = dataset.indices(split)
+    where = pick_device(device)
+    given = None if encoder is None else LatentCodec.load(encoder)
+    taught_by = None if teacher is None else load_teacher(teacher, where)
+    open_codec_run(
+        out,
+        settings,
+        split,
+        dataset,
+        None if taught_by is None else taught_by.fingerprint,
+        None if given is None else given.fingerprint,
+    )
+    targets = None
+    if taught_by is not None:
+        rows = evenly(rows, settings.encoder.images)
+        targets = TeacherTargets.computed(out, taught_by, dataset, rows, where, progress=not quiet)
+    trainer = CodecTrainer(
+        settings, dataset, rows, out, where, targets, None if given is None else given.vae, quiet
+    )
+    with trainer, stop_signals() as stopped:
+        while not trainer.done and not stopped and (deadline is None or time.monotonic() < deadline):
+            trainer.advance()
+        trainer.save()
+    return out / VAE

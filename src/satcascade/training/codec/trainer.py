@@ -1,0 +1,404 @@
+"""The autoencoder in training: its encoder, which is then frozen, and its decoder."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from satcascade.config.codec import CodecSettings, Phase
+from satcascade.data.prepared import PreparedDataset
+from satcascade.data.views import to_float
+from satcascade.errors import SatcascadeError, UsageError
+from satcascade.io.files import folder_written_whole
+from satcascade.io.locks import exclusive
+from satcascade.models.codec import TinyAutoencoder
+from satcascade.seeds import derived_seed
+from satcascade.training.averages import WeightAverage
+from satcascade.training.checkpoints import (
+    Checkpoint,
+    CheckpointFolder,
+    load_optimizer_tensors,
+    optimizer_tensors,
+)
+from satcascade.training.codec.components import patch_components, set_decoder, set_encoder
+from satcascade.training.codec.critic import (
+    PatchCritic,
+    adversarial_gradient,
+    critic_loss,
+    reconstruction_loss,
+)
+from satcascade.training.codec.crops import draw_crops, noised
+from satcascade.training.codec.targets import TeacherTargets
+from satcascade.training.history import History
+from satcascade.training.optimizers import learning_rate
+from satcascade.training.sharded import fill
+
+VAE = "vae"
+_STATISTICS = ("latents_mean", "latents_std")
+_VALIDATED = 16
+
+
+class CodecTrainer:
+    """Trains an autoencoder step by step, from its last checkpoint if there is one.
+
+    The steps of the encoder come first, where there is a teacher to imitate; then it is frozen, rounded to
+    what float16 holds, and the decoder is trained for its latents. A context manager: inside it, the run's
+    folder belongs to this process.
+
+    Args:
+        settings: of the run.
+        dataset: what it trains on.
+        rows: which images of it.
+        out: the run's folder.
+        device: where to compute, in float32.
+        targets: what a teacher made of those rows; without it the encoder is that of principal components.
+        encoder: an autoencoder whose encoder is taken as it is; its decoder is where training begins.
+        quiet: show no progress.
+
+    Attributes:
+        step: steps done, of both phases.
+
+    Raises:
+        UsageError: settings that do not fit each other or the data.
+        SatcascadeError: a damaged checkpoint.
+    """
+
+    def __init__(
+        self,
+        settings: CodecSettings,
+        dataset: PreparedDataset,
+        rows: np.ndarray,
+        out: Path,
+        device: torch.device,
+        targets: TeacherTargets | None = None,
+        encoder: TinyAutoencoder | None = None,
+        quiet: bool = False,
+    ):
+        self.out, self.step = out, 0
+        self._settings, self._dataset, self._rows, self._device = settings, dataset, rows, device
+        self._targets, self._quiet = targets, quiet
+        self._encoder_steps = settings.encoder.steps if targets is not None else 0
+        torch.manual_seed(derived_seed(settings.seed, "weights"))
+        self.vae = new_autoencoder(settings).to(device, memory_format=torch.channels_last)
+        # Any: the type of `to` lacks the memory format.
+        critic: Any = PatchCritic()
+        self._critic: PatchCritic = critic.to(device, memory_format=torch.channels_last)
+        self._check()
+        self._optimizers = self._new_optimizers()
+        self._average = WeightAverage(self.vae.decoder, settings.ema_half_life)
+        self._checkpoints = CheckpointFolder(out)
+        checkpoint = self._checkpoints.load_last()
+        if checkpoint is not None:
+            self._load(checkpoint)
+        elif encoder is not None:
+            self._take(encoder)
+        elif targets is None:
+            chosen = evenly(rows, settings.encoder.images)
+            components = patch_components(
+                dataset.images, chosen, self.vae.factor, settings.model.latent_channels
+            )
+            set_encoder(self.vae, components, settings.encoder.spectrum)
+            set_decoder(self.vae, components, settings.encoder.spectrum)
+            self._freeze({name: self.vae.config[name] for name in _STATISTICS})
+        self._pending: list[tuple[int, float, Tensor]] = []
+        self._history: History | None = None
+        self._saved = time.monotonic()
+        self._open = ExitStack()
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return self._encoder_steps + self._settings.decoder.steps
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are taken."""
+        return self.step >= self.steps
+
+    def __enter__(self) -> CodecTrainer:
+        taken = f"another process is training in {self.out}: wait for it or end it"
+        self._open.enter_context(exclusive(self.out / ".lock", taken))
+        self._checkpoints.clear_leftovers()
+        if not self.done:
+            history = History(
+                self.out, self.step, self.steps, self._settings.batch_size, self._device, self._quiet
+            )
+            self._history = self._open.enter_context(history)
+        if self.step == self._encoder_steps == 0:
+            # An encoder that takes no steps can be used at once.
+            self.save()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def advance(self) -> None:
+        """Take one optimiser step, and record and save what is due after it.
+
+        Raises:
+            SatcascadeError: the loss is not finite, or the disk is full.
+        """
+        settings = self._settings
+        imitating = self.step < self._encoder_steps
+        phase: Phase = settings.encoder if imitating else settings.decoder
+        rate = learning_rate(self.step - (0 if imitating else self._encoder_steps), phase)
+        loss_and_norm = self._imitate(rate) if imitating else self._reconstruct(rate)
+        self.step += 1
+        self._pending.append((self.step, rate, loss_and_norm))
+        frozen = self.step == self._encoder_steps
+        if frozen:
+            self._record()
+            self._freeze(self._measured())
+        minutes = settings.checkpoint_minutes
+        overdue = minutes is not None and time.monotonic() - self._saved > 60 * minutes
+        due = settings.checkpoint_every and self.step % settings.checkpoint_every == 0
+        if self.done or frozen or due or overdue:
+            self.save()
+        elif self.step % settings.log_every == 0:
+            self._record()
+
+    def save(self) -> None:
+        """Write a checkpoint of the last step, and the autoencoder, once its encoder is frozen.
+
+        Raises:
+            SatcascadeError: the loss was not finite, or the disk is full.
+        """
+        self._record()
+        if self.step not in self._checkpoints.steps():
+            parts = {"vae": self.vae.state_dict(), "critic": self._critic.state_dict()}
+            model = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
+            for name in _STATISTICS:
+                if self.vae.config[name] is not None:
+                    model[name] = torch.tensor(self.vae.config[name], dtype=torch.float64)
+            state = optimizer_tensors(self._optimizers)
+            self._checkpoints.save(Checkpoint(self.step, model, self._average.shadow, state))
+        if self.step >= self._encoder_steps:
+            with self._average.applied(self.vae.decoder):
+                with folder_written_whole(self.out / VAE) as aside:
+                    self.vae.save_pretrained(aside)
+                self._validate()
+        self._saved = time.monotonic()
+
+    def _check(self) -> None:
+        settings, size, factor = self._settings, self._dataset.image_size, self.vae.factor
+        if settings.crop > size or settings.crop % max(factor, 8):
+            raise UsageError(
+                f"crops of {settings.crop} px are not possible with images of {size} px: set crop to at most "
+                f"that and a multiple of {max(factor, 8)}"
+            )
+        if self._targets is None:
+            return
+        if not settings.encoder.steps:
+            raise UsageError("a teacher is imitated in encoder.steps, which is 0: set it to 1 or more")
+        channels, scale = self._targets.latents.shape[1], size // self._targets.latents.shape[2]
+        if (channels, scale) != (settings.model.latent_channels, factor):
+            raise UsageError(
+                f"the teacher has {channels} channels at 1/{scale} of the side, the settings "
+                f"{settings.model.latent_channels} at 1/{factor}: set model to match"
+            )
+
+    def _imitate(self, rate: float) -> Tensor:
+        """One step of the encoder towards the teacher's latents; loss and gradient norm, (2,)."""
+        targets, factor = self._targets, self.vae.factor
+        assert targets is not None
+        crops = draw_crops(self._settings, self.step, len(self._rows), self._dataset.image_size, align=factor)
+        (images,) = crops.of([self._images(crops.places)], self._device)
+        side = crops.side // factor
+        wanted = torch.stack(
+            [
+                torch.tensor(targets.latents[place, :, top : top + side, left : left + side])
+                for place, (top, left) in zip(crops.places, (crops.corners // factor).tolist(), strict=True)
+            ]
+        )
+        latents = self.vae.encode(images).latents
+        loss = (latents - wanted.to(self._device).float()).square().mean()
+        self._optimizers[0].zero_grad(set_to_none=True)
+        loss.backward()
+        return self._update(list(self.vae.encoder.parameters()), rate, loss)
+
+    def _reconstruct(self, rate: float) -> Tensor:
+        """One step of the decoder; loss and gradient norm, (2,)."""
+        settings, training = self._settings, self._settings.decoder
+        crops = draw_crops(settings, self.step, len(self._rows), self._dataset.image_size)
+        views = [self._images(crops.places)]
+        if self._targets is not None and training.teacher_weight:
+            pictures = torch.from_numpy(self._targets.pictures[crops.places]).to(self._device)
+            views.append(to_float(pictures, pictures.shape[1]))
+        real, *taught = (
+            view.contiguous(memory_format=torch.channels_last) for view in crops.of(views, self._device)
+        )
+        with torch.no_grad():
+            latents = (self.vae.encode(real).latents - self._mean) / self._std
+            latents = noised(latents, training, settings.seed, self.step) * self._std + self._mean
+        made = self.vae.decode(latents).sample
+        leaf = made.detach().requires_grad_()
+        loss = reconstruction_loss(leaf, real, training.gradient_weight)
+        for picture in taught:
+            loss = loss + training.teacher_weight * reconstruction_loss(
+                leaf, picture, training.gradient_weight
+            )
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        if training.adversarial and self.step - self._encoder_steps >= training.adversarial_from:
+            share = rate / training.learning_rate
+            self._train_critic(real, made.detach(), share * training.critic_learning_rate)
+            against = adversarial_gradient(self._critic, real, made)
+            gradient += training.adversarial * gradient.norm() / (against.norm() + 1e-12) * against
+        self._optimizers[0].zero_grad(set_to_none=True)
+        made.backward(gradient)
+        found = self._update(list(self.vae.decoder.parameters()), rate, loss)
+        seen = (self.step + 1 - self._encoder_steps) * settings.batch_size
+        self._average.update(self.vae.decoder, seen, settings.batch_size)
+        return found
+
+    def _train_critic(self, real: Tensor, made: Tensor, rate: float) -> None:
+        optimizer = self._optimizers[1]
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        critic_loss(self._critic, real, made).backward()
+        optimizer.step()
+
+    def _update(self, parameters: list[torch.nn.Parameter], rate: float, loss: Tensor) -> Tensor:
+        norm = clip_grad_norm_(parameters, self._settings.gradient_clip)
+        self._optimizers[0].param_groups[0]["lr"] = rate
+        self._optimizers[0].step()
+        return torch.stack([loss.detach(), norm])
+
+    def _images(self, places: np.ndarray) -> Tensor:
+        """Images (B, 3, S, S) in [-1, 1] of positions in the rows trained on."""
+        pixels = torch.from_numpy(self._dataset.images[self._rows[places]]).to(self._device)
+        return to_float(pixels, pixels.shape[1])
+
+    def _new_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Those of the phase that the next step belongs to."""
+        if self.step < self._encoder_steps:
+            return [torch.optim.AdamW(self.vae.encoder.parameters(), betas=(0.9, 0.99), weight_decay=0.0)]
+        return [
+            torch.optim.AdamW(self.vae.decoder.parameters(), betas=(0.9, 0.99), weight_decay=0.0),
+            torch.optim.AdamW(self._critic.parameters(), betas=(0.5, 0.99), weight_decay=0.0),
+        ]
+
+    @torch.no_grad()
+    def _measured(self) -> dict[str, list[float]]:
+        """Mean and deviation of each channel of the latents of training images."""
+        total = torch.zeros(self._settings.model.latent_channels, dtype=torch.float64)
+        squares, count = total.clone(), 0
+        places = evenly(np.arange(len(self._rows)), self._settings.encoder.images)
+        for start in range(0, len(places), self._settings.batch_size):
+            images = self._images(places[start : start + self._settings.batch_size])
+            latents = self.vae.encode(images).latents.double().cpu()
+            total += latents.sum((0, 2, 3))
+            squares += latents.square().sum((0, 2, 3))
+            count += latents[:, 0].numel()
+        mean = total / count
+        std = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
+        return dict(zip(_STATISTICS, (mean.tolist(), std.tolist()), strict=True))
+
+    def _freeze(self, statistics: dict[str, list[float]]) -> None:
+        """From now on the encoder does not change."""
+        with torch.no_grad():
+            # A copy stored in float16 then encodes alike.
+            for parameter in self.vae.encoder.parameters():
+                parameter.copy_(parameter.half().float())
+        self.vae.encoder.requires_grad_(False)
+        self.vae.register_to_config(**statistics)
+        self._mean, self._std = (
+            torch.tensor(statistics[name], device=self._device).float().view(-1, 1, 1) for name in _STATISTICS
+        )
+        self._optimizers = self._new_optimizers()
+        self._average = WeightAverage(self.vae.decoder, self._settings.ema_half_life)
+
+    def _take(self, given: TinyAutoencoder) -> None:
+        """Keep the encoder of another autoencoder, and begin with its decoder where it has the same shape."""
+        try:
+            self.vae.encoder.load_state_dict(given.encoder.state_dict())
+        except RuntimeError as error:
+            raise UsageError(
+                "the encoder given has another shape than the settings' model: set model to what it was "
+                "trained with"
+            ) from error
+        own, theirs = self.vae.decoder.state_dict(), given.decoder.state_dict()
+        if {key: value.shape for key, value in own.items()} == {
+            key: value.shape for key, value in theirs.items()
+        }:
+            self.vae.decoder.load_state_dict(theirs)
+        self._freeze({name: list(given.config[name]) for name in _STATISTICS})
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        self.step = checkpoint.step
+        for name, module in (("vae", self.vae), ("critic", self._critic)):
+            for key, value in module.state_dict().items():
+                fill(value, checkpoint.model[f"{name}.{key}"])
+        if self.step >= self._encoder_steps:
+            self._freeze({name: checkpoint.model[name].tolist() for name in _STATISTICS})
+        self._average.load(checkpoint.ema)
+        load_optimizer_tensors(self._optimizers, checkpoint.optimizer)
+
+    def _record(self) -> None:
+        """Check and write down the steps since the last time."""
+        rows = []
+        for step, rate, values in self._pending:
+            loss, norm = values.tolist()
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                kept = self._checkpoints.steps()
+                where = self._checkpoints.folder(kept[-1]) if kept else None
+                good = f"the last good checkpoint is {where}" if where else "no checkpoint yet"
+                raise SatcascadeError(
+                    f"loss or gradient is not finite at step {step}; {good}: start again with a lower "
+                    "learning_rate"
+                )
+            rows.append({"step": step, "loss": loss, "grad_norm": norm, "learning_rate": rate})
+        self._pending.clear()
+        if self._history is not None:
+            self._history.add(rows)
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """Say how well the frozen encoder and the averaged decoder reconstruct validation images."""
+        if self._history is None or "val" not in self._dataset.splits:
+            return
+        began = time.monotonic()
+        rows = evenly(self._dataset.indices("val"), _VALIDATED)
+        ratios = []
+        for row in rows:
+            pixels = torch.from_numpy(self._dataset.images[[row]]).to(self._device)
+            image = to_float(pixels, pixels.shape[1])
+            error = (self.vae(image).sample.clamp(-1, 1) - image).square().mean()
+            ratios.append(10 * math.log10(4 / max(float(error), 1e-10)))
+        mean = sum(ratios) / len(ratios)
+        self._history.leave_out(time.monotonic() - began)
+        self._history.add_scalars({"validation/psnr": mean}, self.step)
+        self._history.say(f"step {self.step}: PSNR of {len(rows)} validation images {mean:.2f} dB")
+
+
+def new_autoencoder(settings: CodecSettings) -> TinyAutoencoder:
+    """An autoencoder with random weights.
+
+    Raises:
+        UsageError: its encoder and decoder do not fit each other.
+    """
+    arguments = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in settings.model.model_dump().items()
+    }
+    try:
+        return TinyAutoencoder(**arguments)
+    except ValueError as error:
+        raise UsageError(f"model: {error}") from error
+
+
+def evenly(rows: np.ndarray, count: int) -> np.ndarray:
+    """At most ``count`` of some rows, evenly spread over them."""
+    if len(rows) <= count:
+        return rows
+    return rows[np.arange(count) * len(rows) // count]

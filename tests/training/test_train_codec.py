@@ -1,0 +1,286 @@
+"""``satcascade train codec``: exact when resumed, equivariant encoders, refusals in a line."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from satcascade.cli import main
+from satcascade.config.codec import codec_names, load_codec_settings
+from satcascade.data.prepared import PreparedDataset
+from satcascade.data.views import SYMMETRIES, dihedral, to_float
+from satcascade.errors import SatcascadeError, UsageError
+from satcascade.models.codec import LatentCodec, TinyAutoencoder
+from satcascade.training.checkpoints import CheckpointFolder
+from satcascade.training.codec.components import patch_components, set_decoder, set_encoder
+from satcascade.training.codec.crops import draw_crops
+from satcascade.training.codec.targets import TeacherTargets
+from satcascade.training.codec.teacher import load_teacher
+from satcascade.training.codec.trainer import evenly
+from tiny_autoencoder import TAUGHT, in_a_process, random_teacher, settings_file, trained
+from tiny_training import assert_same
+
+# Too narrow to begin as the inverse of the encoder, so that there is something to learn in a few steps.
+NARROW = ("model.decoder_block_out_channels=[12]", "decoder.adversarial=0", "decoder.learning_rate=0.01")
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> str:
+    return settings_file(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_teacher(tmp_path_factory.mktemp("teachers") / "one")
+
+
+def last(run: Path) -> Path:
+    folder = CheckpointFolder(run)
+    return folder.folder(folder.steps()[-1])
+
+
+def killed_after(
+    step: int, preset: str, data: PreparedDataset, out: Path, teacher: Path | None, *more: str
+) -> None:
+    """Start a run in a process and kill it when the checkpoint of a step is there."""
+    process = in_a_process(preset, data, out, teacher, *more)
+    while step not in CheckpointFolder(out).steps():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+
+
+def images_of(data: PreparedDataset, count: int = 4) -> torch.Tensor:
+    return to_float(torch.from_numpy(np.array(data.images[:count])), data.image_size)
+
+
+def test_components_invert_and_turn_with_the_image(prepared_synthetic):
+    data = prepared_synthetic
+    components = patch_components(data.images, data.indices("train"), 4, 48)
+    torch.testing.assert_close(components.basis.T @ components.basis, torch.eye(48, dtype=torch.float64))
+    assert (components.deviations.diff() <= 1e-9).all()
+    vae = TinyAutoencoder(4, 4, [48], [96], [0], [2], 48)
+    for spectrum in (0.0, 0.5):
+        set_encoder(vae, components, spectrum)
+        set_decoder(vae, components, spectrum)
+        codec, images = LatentCodec(vae), images_of(data)
+        latents = codec.encode(images)
+        # All 48 components of 4 x 4 patches: nothing is lost but by the decoder's tanh.
+        assert (codec.decode(latents) - images).abs().mean() < 0.05
+        deviations = latents.std((0, 2, 3))
+        assert deviations[0] > 2 * deviations[20] if spectrum else deviations.max() < 3 * deviations.min() + 1
+        for symmetry in range(SYMMETRIES):
+            turned = codec.encode(dihedral(images, symmetry).contiguous()).abs().mean((0, 2, 3)).sort().values
+            expected = dihedral(latents, symmetry).abs().mean((0, 2, 3)).sort().values
+            torch.testing.assert_close(turned, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_run_makes_a_codec_that_reconstructs_better(prepared_synthetic, preset, tmp_path):
+    short, longer = (
+        LatentCodec.load(
+            trained(
+                preset,
+                prepared_synthetic,
+                tmp_path / str(steps),
+                f"decoder.steps={steps}",
+                *NARROW,
+            )
+        )
+        for steps in (1, 40)
+    )
+    assert short.fingerprint == longer.fingerprint
+    images = images_of(prepared_synthetic)
+    before, after = ((codec.decode(codec.encode(images)) - images).abs().mean() for codec in (short, longer))
+    assert after < before
+    rows = [json.loads(line) for line in (tmp_path / "40" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 41))
+    # It is stored as float16 holds it, so that a smaller copy has the same latents.
+    for parameter in longer.vae.encoder.parameters():
+        assert torch.equal(parameter, parameter.half().float())
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_killed_run_ends_as_the_uninterrupted_one(prepared_synthetic, preset, teacher, tmp_path, taught):
+    given = {"teacher": teacher if taught else None}
+    more = (*TAUGHT, "checkpoint_every=1") if taught else ("checkpoint_every=1",)
+    whole = trained(preset, prepared_synthetic, tmp_path / "whole", *more, **given)
+    out = tmp_path / "killed"
+    for step in (3, 8) if taught else (5,):
+        killed_after(step, preset, prepared_synthetic, out, given["teacher"], *more)
+    vae = trained(preset, prepared_synthetic, out, *more, **given)
+    assert_same(last(tmp_path / "whole"), last(out))
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        assert (whole / name).read_bytes() == (vae / name).read_bytes()
+    assert (out / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
+
+
+def test_teacher_is_imitated_then_frozen(prepared_synthetic, preset, teacher, tmp_path):
+    out = tmp_path / "run"
+    trained(
+        preset,
+        prepared_synthetic,
+        out,
+        *TAUGHT,
+        "encoder.steps=30",
+        "encoder.learning_rate=0.003",
+        teacher=teacher,
+    )
+    losses = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert np.mean(losses[25:30]) < np.mean(losses[:5])
+    codec = LatentCodec.load(out / "vae")
+    rows = evenly(prepared_synthetic.indices("train"), 12)
+    latents = codec.encode(to_float(torch.from_numpy(prepared_synthetic.images[rows]), 64))
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(32), atol=1e-2, rtol=0)
+    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(32), atol=1e-2, rtol=0)
+
+
+def test_targets_are_computed_once_and_resumed(prepared_synthetic, teacher, tmp_path):
+    loaded, rows, device = load_teacher(teacher), np.arange(10), torch.device("cpu")
+    whole = TeacherTargets.computed(
+        tmp_path / "whole", loaded, prepared_synthetic, rows, device, progress=False
+    )
+    part = tmp_path / "part"
+    TeacherTargets.computed(part, loaded, prepared_synthetic, rows, device, progress=False)
+    manifest = part / "teacher" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    assert content["done"] == 10
+    manifest.write_text(json.dumps({**content, "done": 4}))
+    for name in ("latents.npy", "pictures.npy"):
+        array = np.lib.format.open_memmap(part / "teacher" / name, mode="r+")
+        array[4:] = 0
+        array.flush()
+    resumed = TeacherTargets.computed(part, loaded, prepared_synthetic, rows, device, progress=False)
+    assert np.array_equal(resumed.latents, whole.latents)
+    assert np.array_equal(resumed.pictures, whole.pictures)
+    with pytest.raises(SatcascadeError, match=r"made with other settings \(rows "):
+        TeacherTargets.computed(part, loaded, prepared_synthetic, rows + 1, device, progress=False)
+
+
+def test_a_better_decoder_for_the_same_latents(prepared_synthetic, preset, tmp_path):
+    first = trained(preset, prepared_synthetic, tmp_path / "first", "decoder.steps=1")
+    second = trained(
+        preset, prepared_synthetic, tmp_path / "second", "seed=1", "decoder.steps=9", encoder=first
+    )
+    one, two = LatentCodec.load(first), LatentCodec.load(second)
+    assert one.fingerprint == two.fingerprint
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(one.vae.decoder.parameters(), two.vae.decoder.parameters(), strict=True)
+    )
+    with pytest.raises(UsageError, match="the encoder given has another shape"):
+        trained(preset, prepared_synthetic, tmp_path / "third", "model.latent_channels=6", encoder=first)
+
+
+def test_other_runs_are_refused_with_the_difference(prepared_synthetic, preset, teacher, tmp_path):
+    out = tmp_path / "run"
+    trained(preset, prepared_synthetic, out)
+    trained(preset, prepared_synthetic, out, "decoder.steps=9", "checkpoint_every=2")
+    with pytest.raises(UsageError, match=r"other settings \(settings\.crop was 32, now 64\)"):
+        trained(preset, prepared_synthetic, out, "crop=64")
+    with pytest.raises(UsageError, match=r"\(teacher was None, now [0-9a-f]{16}\)"):
+        trained(preset, prepared_synthetic, out, teacher=teacher)
+    taught = tmp_path / "taught"
+    trained(preset, prepared_synthetic, taught, *TAUGHT, teacher=teacher)
+    other = random_teacher(tmp_path / "other", seed=1)
+    with pytest.raises(UsageError, match=r"\(teacher was [0-9a-f]{16}, now [0-9a-f]{16}\)"):
+        trained(preset, prepared_synthetic, taught, *TAUGHT, teacher=other)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(UsageError, match="is not empty and holds no training run"):
+        trained(preset, prepared_synthetic, tmp_path / "full")
+
+
+def test_settings_and_teachers_that_do_not_fit(prepared_synthetic, preset, teacher, tmp_path):
+    def refused(
+        message: str, *overrides: str, error: type[SatcascadeError] = UsageError, **given: Path
+    ) -> None:
+        with pytest.raises(error, match=message):
+            trained(preset, prepared_synthetic, tmp_path / f"run {message}", *overrides, **given)
+
+    refused("crops of 80 px are not possible with images of 64 px", "crop=80")
+    refused("an encoder of principal components has", "model.num_encoder_blocks=[1]")
+    refused("the encoder reduces by 8, the decoder enlarges by 4", "model.decoder_patch_size=4")
+    refused("decoder.step: unknown key", "decoder.step=1")
+    refused("noise_low .* is above noise_high", "decoder.noise_low=1")
+    refused("encoder.steps, which is 0", *TAUGHT, "encoder.steps=0", teacher=teacher)
+    refused(
+        "32 channels at 1/8 of the side, the settings 8", *TAUGHT, "model.latent_channels=8", teacher=teacher
+    )
+    refused("no teacher in", *TAUGHT, teacher=tmp_path)
+    refused("not both", teacher=teacher, encoder=teacher)
+    damaged = random_teacher(tmp_path / "damaged")
+    weights = load_file(damaged / "decoder.safetensors")
+    save_file(
+        {key: value for key, value in weights.items() if key != "1.bias"}, damaged / "decoder.safetensors"
+    )
+    refused("no weights of TAEF2", *TAUGHT, error=SatcascadeError, teacher=damaged)
+    with pytest.raises(UsageError, match="unknown codec settings 'none': choose tiny"):
+        load_codec_settings("none")
+
+
+def test_teacher_is_checked_against_its_recording(teacher, tmp_path):
+    folder = random_teacher(tmp_path / "recorded")
+    image = torch.rand(1, 3, 16, 16)
+    made = load_teacher(folder)
+    latent = made.encode(image * 2 - 1)
+    recorded = {"image": image, "latent": latent.contiguous()}
+    recorded["decoded"] = ((made.decode(latent) + 1) / 2).contiguous()
+    save_file(recorded, folder / "recording.safetensors")
+    load_teacher(folder)
+    save_file(recorded | {"latent": recorded["latent"] + 1}, folder / "recording.safetensors")
+    with pytest.raises(SatcascadeError, match=r"does not give what recording\.safetensors holds"):
+        load_teacher(folder)
+
+
+def test_loss_that_is_not_finite_ends_the_run(prepared_synthetic, preset, tmp_path):
+    out = tmp_path / "run"
+    trained(preset, prepared_synthetic, out, "decoder.steps=3")
+    folder = CheckpointFolder(out)
+    good = folder.load(3)
+    good.model["vae.decoder.layers.0.weight"].fill_(float("nan"))
+    folder.save(type(good)(4, good.model, good.ema, good.optimizer))
+    with pytest.raises(
+        SatcascadeError, match=r"not finite at step 5; the last good checkpoint is .*step-0000004"
+    ):
+        trained(preset, prepared_synthetic, out)
+
+
+def test_crops_depend_on_seed_and_step_alone():
+    settings = load_codec_settings("tiny")
+    one, same, other = (draw_crops(settings, step, 50, 256) for step in (7, 7, 8))
+    assert torch.equal(one.corners, same.corners)
+    assert np.array_equal(one.places, same.places)
+    assert not torch.equal(one.corners, other.corners)
+    aligned = draw_crops(settings, 7, 50, 256, align=8)
+    assert not (aligned.corners % 8).any()
+    assert not aligned.symmetries.any()
+    assert codec_names() == ["tiny"]
+
+
+def test_command_trains_and_says_where(prepared_synthetic, preset, tmp_path, capsys):
+    def told(*more: str) -> tuple[object, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["train", "codec", *more])
+        return ended.value.code, *capsys.readouterr()
+
+    run = tmp_path / "run"
+    command = [f"--data={prepared_synthetic.path}", f"--out={run}", f"--preset={preset}", "--device=cpu"]
+    status, out, progress = told(*command)
+    assert (status, out) == (0, f"autoencoder in {run / 'vae'}\n")
+    assert "step 8: PSNR of 4 validation images" in progress
+    status, _, error = told(*command, "--set=crop=64", "--quiet")
+    assert status == 2
+    assert error == (
+        f"error: {run} was made with other settings (settings.crop was 32, now 64): use the same, or use "
+        "another folder\n"
+    )
+    status, out, _ = told("--help")
+    assert status == 0
+    assert "train codec [OPTIONS]" in out
