@@ -36,8 +36,8 @@ def main() -> None:
     losses = []
     for level in given.levels:
         # A normal distribution as good as without width.
-        at = {"log_snr_mean": level, "log_snr_std": 1e-6, "validation_images": given.images}
-        training = stage.training.model_copy(update=at)
+        at = {"noise.log_snr_mean": level, "noise.log_snr_std": 1e-6, "validation.images": given.images}
+        training = stage.training.replace(at)
         losses.append(FixedLoss(stage.model_copy(update={"training": training}), data))
     dtype = compute_dtype(stage.training.precision, "cpu")
     print(f"| log-SNR | {' | '.join(f'{level:g}' for level in given.levels)} |")

@@ -64,7 +64,10 @@ class Shape:
         model = settings.model.model_validate(settings.model.model_dump() | changes)
         torch.manual_seed(0)
         self.unet: Any = build_model(model).to(arguments.device, memory_format=torch.channels_last)
-        self.side = {"sampling": model.sample_size, "training": settings.training.crop or model.sample_size}
+        self.side = {
+            "sampling": model.sample_size,
+            "training": settings.training.augmentation.crop or model.sample_size,
+        }
         self.batch = arguments.batch_size
         self.device, self.clock = arguments.device, CLOCKS[arguments.clock]
         self.seconds: dict[str, list[float]] = {}

@@ -78,7 +78,7 @@ def measure(
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return [
         stage,
-        str(training.compile).lower(),
+        str(training.hardware.compile).lower(),
         "device" if data.resident else "memory map",
         str(training.batch_size),
         f"{steps * training.batch_size / elapsed:.1f}",

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 import satcascade
 from satcascade.cli import app
-from satcascade.config import codec
+from satcascade.config import codec, training
 from satcascade.config import preset as config
 from satcascade.diffusion.solvers import SOLVERS
 
@@ -139,7 +139,15 @@ def configuration_keys(heading: str) -> dict[str, str]:
         ("From the top:", [config.Preset]),
         ("## model: compact", [config.CompactModel]),
         ("## model: rsdiff", [config.RSDiffModel]),
-        ("## training", [config.Training]),
+        ("## training", [training.Training]),
+        ("### training: schedule", [training.Schedule]),
+        ("### training: optimizer", [training.Optimizer]),
+        ("### training: noise", [training.Noise]),
+        ("### training: augmentation", [training.Augmentation]),
+        ("### training: averages", [training.Averages]),
+        ("### training: hardware", [training.Hardware]),
+        ("### training: logging", [training.Logging]),
+        ("### training: validation", [training.ValidationSettings]),
         ("## sampling", [config.Sampling, config.StageSampling]),
         ("## codec", [codec.CodecSettings]),
         ("### codec: model", [codec.Autoencoder]),
@@ -156,7 +164,14 @@ def test_reference_lists_the_configuration(heading: str, models: list[type[BaseM
     [
         ("## model: compact", config.CompactModel),
         ("## model: rsdiff", config.RSDiffModel),
-        ("## training", config.Training),
+        ("### training: schedule", training.Schedule),
+        ("### training: optimizer", training.Optimizer),
+        ("### training: noise", training.Noise),
+        ("### training: augmentation", training.Augmentation),
+        ("### training: averages", training.Averages),
+        ("### training: hardware", training.Hardware),
+        ("### training: logging", training.Logging),
+        ("### training: validation", training.ValidationSettings),
         ("## codec", codec.CodecSettings),
         ("### codec: model", codec.Autoencoder),
         ("### codec: encoder", codec.EncoderTraining),

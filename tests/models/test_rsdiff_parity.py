@@ -168,7 +168,7 @@ def test_training_loss_is_the_recorded(recorded: Recorded):
         low_res_noise=own.get("lowres_noise"),
         low_res_log_snr=None if low_res is None else linear_log_snr(own["lowres_aug_times"]),
     )
-    loss = DenoisingLoss(recorded.unet, load_preset("rsdiff1.5").base.training.weighting)(batch).mean()
+    loss = DenoisingLoss(recorded.unet, load_preset("rsdiff1.5").base.training.noise.weighting)(batch).mean()
     assert error(loss[None], own["loss"]) < 1e-5
 
 

@@ -78,7 +78,7 @@ def test_crops_of_latents_are_cut_at_positions(data: PreparedDataset, preset: st
     batch = source(data, training, stored=True)(0)
     assert batch.images.shape[-1] == batch.noise.shape[-1] == 4
     with pytest.raises(UsageError, match="give a multiple"):
-        source(data, training.model_copy(update={"crop": 18}), stored=True)
+        source(data, training.replace({"augmentation.crop": 18}), stored=True)
 
 
 def test_a_killed_run_resumes_exactly(data: PreparedDataset, preset: str, tmp_path: Path) -> None:

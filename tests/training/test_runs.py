@@ -131,7 +131,10 @@ def test_the_state_of_git_does_not_tell_runs_apart(
 def test_several_runs_stand_side_by_side_with_what_differs(runs: Path) -> None:
     found = summarize([runs / "first", runs / "second"])
     changed = differences(found)
-    assert changed == {"training.steps": (8, 6), "training.learning_rate": changed["training.learning_rate"]}
+    assert changed == {
+        "training.schedule.steps": (8, 6),
+        "training.optimizer.learning_rate": changed["training.optimizer.learning_rate"],
+    }
     assert changed["training.learning_rate"][1] == 1e-5
     text = table(found)
     rows = {line[:15].strip(): line for line in text.splitlines()}

@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from satcascade.config.preset import Preset, Training, load_preset
+from satcascade.config.preset import Preset, load_preset
+from satcascade.config.training import Training
 from satcascade.data.prepared import PreparedDataset
 from satcascade.data.views import dihedral, jittered
 from satcascade.diffusion.process import cosine_log_snr
@@ -280,7 +281,7 @@ def test_layers_from_and_to_pixels_are_not_orthogonalised(tiny_preset):
 
 
 def test_rsdiffs_training_batches_are_drawn_as_specified(tiny_rsdiff_preset, prepared_synthetic):
-    training = load_preset(tiny_rsdiff_preset).sr.training.model_copy(update={"batch_size": 64})
+    training = load_preset(tiny_rsdiff_preset).sr.training.replace({"batch_size": 64})
     source = BatchSource(on_cpu(prepared_synthetic), training, 32, "nearest")
     batches = [source(step) for step in range(8)]
     log_snr = torch.cat([batch.log_snr for batch in batches])
@@ -317,7 +318,7 @@ def test_processes_share_the_batch_of_one(tiny_training, prepared_synthetic, ste
 def test_colour_jitter_changes_colours_and_nothing_else(resize, tiny_training, prepared_synthetic):
     data = on_cpu(prepared_synthetic)
     plain = BatchSource(data, tiny_training, 32, resize)(3)
-    source = BatchSource(data, tiny_training.model_copy(update={"colour_jitter": 0.3}), 32, resize)
+    source = BatchSource(data, tiny_training.replace({"augmentation.colour_jitter": 0.3}), 32, resize)
     batch = source(3)
     for name in ("noise", "log_snr", "keep", "low_res_noise", "low_res_log_snr"):
         before, after = getattr(plain, name), getattr(batch, name)
@@ -357,7 +358,7 @@ def test_jittered_colours(seed, strength):
 
 @pytest.fixture(scope="module")
 def tiny_training(tiny_preset: str) -> Training:
-    return load_preset(tiny_preset).sr.training.model_copy(update={"crop": 16, "batch_size": 8})
+    return load_preset(tiny_preset).sr.training.replace({"augmentation.crop": 16, "batch_size": 8})
 
 
 class RefusesWaiting(TorchDispatchMode):
@@ -450,25 +451,25 @@ def test_checkpoints_by_the_clock(tiny_preset, prepared_synthetic, tmp_path):
 def one_by_one(data: PreparedDataset, training: Training, size: int, resize: str | None, step: int) -> Any:
     """What a batch is, said image by image: the images, low-resolution inputs and captions."""
     chance = torch.Generator().manual_seed(derived_seed(training.seed, "step", step))
-    count, side = training.batch_size, training.crop or size
+    count, side = training.batch_size, training.augmentation.crop or size
     caption, symmetry = torch.rand(count, generator=chance), torch.randint(8, (count,), generator=chance)
     corner = torch.rand(count, 2, generator=chance).tolist()
     rows = BatchSource(on_cpu(data), training, size, resize)._rows(step)
     views, captions = [], []
     for item, row in enumerate(rows):
         ids = data.records[row].caption_ids
-        captions.append(ids[int(caption[item] * len(ids)) if training.all_captions else 0])
+        captions.append(ids[int(caption[item] * len(ids)) if training.augmentation.all_captions else 0])
         image = torch.from_numpy(data.images[row].copy()).permute(2, 0, 1).float() / 127.5 - 1
         image = torch.nn.functional.avg_pool2d(image, data.image_size // size)
         both = [image]
         if resize is not None:
-            nearest = training.low_res_reduce == "nearest"
+            nearest = training.augmentation.low_res_reduce == "nearest"
             half = image[:, ::2, ::2] if nearest else torch.nn.functional.avg_pool2d(image, 2)
             both.append(resize_low_res(half[None], size, resize)[0])
         top, left = (int(part * (size - side + 1)) for part in corner[item])
         turn = {True: int(symmetry[item]), False: 0, "flip": 7 * (int(symmetry[item]) % 2)}
         both = [view[:, top : top + side, left : left + side] for view in both]
-        views.append([dihedral(view, turn[training.symmetries]) for view in both])
+        views.append([dihedral(view, turn[training.augmentation.symmetries]) for view in both])
     return *(torch.stack(column) for column in zip(*views, strict=True)), data.text(captions)
 
 
@@ -488,7 +489,7 @@ def test_batches_are_those_made_one_image_at_a_time(
     size, resize, crop, reduce, symmetries, resident, tiny_training, prepared_synthetic
 ):
     changes = {"symmetries": symmetries, "crop": crop, "low_res_reduce": reduce, "all_captions": crop != 16}
-    training = tiny_training.model_copy(update=changes)
+    training = tiny_training.replace(changes)
     data = DeviceData(prepared_synthetic, "train", torch.device("cpu"), resident)
     for step in (0, 5):
         batch = BatchSource(data, training, size, resize)(step)
@@ -501,7 +502,7 @@ def test_batches_are_those_made_one_image_at_a_time(
 
 
 def test_captions_of_a_compiled_network_have_few_lengths(tiny_training, prepared_synthetic):
-    compiled = tiny_training.model_copy(update={"compile": True})
+    compiled = tiny_training.replace({"hardware.compile": True})
     data = on_cpu(prepared_synthetic, "val")
     batches = [BatchSource(data, training, 32, "bilinear")(1) for training in (tiny_training, compiled)]
     length = batches[0].text.mask.shape[1]
@@ -564,11 +565,8 @@ def test_weight_average_forgets_half_in_a_half_life():
     assert model.weight.item() == 1.0
 
 
-def test_learning_rate_warms_up_holds_and_decays(tiny_training):
-    training = tiny_training.model_copy(
-        update={"steps": 100, "warmup_steps": 10, "decay_steps": 20, "learning_rate": 1.0}
-    )
-    rates = [learning_rate(step, training) for step in range(100)]
+def test_learning_rate_warms_up_holds_and_decays():
+    rates = [learning_rate(step, 1.0, steps=100, warmup_steps=10, decay_steps=20) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert set(rates[9:81]) == {1.0}
     assert rates[90] == pytest.approx(0.5)

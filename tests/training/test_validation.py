@@ -78,7 +78,7 @@ def equal(a: Path, b: Path) -> bool:
 
 def with_training(settings: Preset, stage: str, **changes: Any) -> Preset:
     part = settings.stage(stage)
-    training = part.training.model_copy(update=changes)
+    training = part.training.replace(changes)
     return settings.model_copy(update={stage: part.model_copy(update={"training": training})})
 
 

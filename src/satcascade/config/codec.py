@@ -9,7 +9,8 @@ from pathlib import Path
 import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
-from satcascade.config.preset import Section, apply_override, describe
+from satcascade.config.preset import apply_override, describe
+from satcascade.config.section import Section
 from satcascade.errors import UsageError
 
 

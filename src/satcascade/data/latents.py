@@ -78,7 +78,7 @@ class StoredLatents:
             raise UsageError(
                 f"{dataset.path} has no latents of images of {image_size} px by codec "
                 f"{codec.fingerprint[:_DIGITS]}{others}: make them with '{command}', or set "
-                "training.latents=computed"
+                "training.hardware.latents=computed"
             )
         description = _description(dataset, codec, image_size)
         _described(path).check(description)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from satcascade.config.preset import Training
+from satcascade.config.training import Training
 from satcascade.data.views import MIRRORED, SYMMETRIES, cut, jittered, to_float
 from satcascade.diffusion.process import cosine_log_snr, linear_log_snr, normal_log_snr
 from satcascade.errors import UsageError
@@ -118,32 +118,41 @@ class BatchSource:
                 f"prepared images of {prepared_size} px cannot train a stage of {image_size} px: "
                 f"prepare them at {image_size} or a multiple of it"
             )
-        if training.crop is not None and training.crop > image_size:
+        crop = training.augmentation.crop or image_size
+        if crop > image_size:
             raise UsageError(
-                f"training.crop of {training.crop} px is larger than the stage's {image_size} px"
+                f"training.augmentation.crop of {crop} px is larger than the stage's {image_size} px"
             )
-        if training.batch_size < processes * training.accumulate:
+        if training.batch_size < processes * training.hardware.accumulate:
             raise UsageError(
                 f"a batch of {training.batch_size} images cannot be shared by {processes} processes in "
-                f"{training.accumulate} parts each: lower --processes or training.accumulate"
+                f"{training.hardware.accumulate} parts each: lower --processes or "
+                "training.hardware.accumulate"
             )
-        for name, pixels in (("stage", image_size), ("training.crop", training.crop or image_size)):
+        for name, pixels in (
+            ("stage", image_size),
+            ("training.augmentation.crop", crop),
+        ):
             if pixels % self.codec.factor:
                 raise UsageError(
                     f"{pixels} px ({name}) are not possible with a codec of {self.codec.factor} px a "
                     "position: give a multiple"
                 )
-        if data.latents is not None and training.colour_jitter:
-            raise UsageError("training.colour_jitter changes pixels: set training.latents=computed for it")
+        if data.latents is not None and training.augmentation.colour_jitter:
+            raise UsageError(
+                "training.augmentation.colour_jitter changes pixels: set training.hardware.latents=computed "
+                "for it"
+            )
         if self.codec.factor > 1 and low_res_resize is not None:
             raise UsageError("a super-resolution stage works on pixels: give it no codec")
-        if low_res_resize is not None and training.low_res_noise is None:
-            raise UsageError("training.low_res_noise must be set for a super-resolution stage")
+        if low_res_resize is not None and training.noise.low_res_noise is None:
+            raise UsageError("training.noise.low_res_noise must be set for a super-resolution stage")
 
     def __call__(self, step: int) -> Batch:
         """The batch (this process's share of it) of ``step``, counted from 0."""
         training, size, data, mine = self.training, self.training.batch_size, self.data, self.shard
-        side = training.crop or self.image_size
+        augmentation = training.augmentation
+        side = augmentation.crop or self.image_size
         chance = torch.Generator().manual_seed(derived_seed(training.seed, "step", step))
         # Everything is drawn for the whole batch and then shared out, so that the share of a process
         # is the same however many there are.
@@ -151,13 +160,13 @@ class BatchSource:
         caption = torch.rand(size, generator=chance)
         symmetry = torch.randint(SYMMETRIES, (size,), generator=chance)
         corner = torch.rand(size, 2, generator=chance)
-        keep = torch.rand(size, generator=chance) >= training.caption_dropout
+        keep = torch.rand(size, generator=chance) >= augmentation.caption_dropout
         # Stratified: a batch covers the noise levels evenly, which makes its gradient less noisy.
         u = (torch.randperm(size, generator=chance) + torch.rand(size, generator=chance)) / size
-        if training.noise_levels == "cosine":
+        if training.noise.levels == "cosine":
             log_snr = cosine_log_snr(u)
         else:
-            log_snr = normal_log_snr(u, training.log_snr_mean, training.log_snr_std)
+            log_snr = normal_log_snr(u, training.noise.log_snr_mean, training.noise.log_snr_std)
         # On a CPU noise comes from the same generator.
         noises = chance
         if data.device.type != "cpu":
@@ -170,29 +179,28 @@ class BatchSource:
             low_res_noise = torch.randn(shape, generator=noises, device=data.device)[mine]
 
         counts = torch.from_numpy(data.caption_counts[rows])
-        choice = (caption * counts).long() if training.all_captions else torch.zeros_like(counts)
-        if training.symmetries == "flip":
+        choice = (caption * counts).long() if augmentation.all_captions else torch.zeros_like(counts)
+        if augmentation.symmetries == "flip":
             symmetry = MIRRORED * (symmetry % 2)
-        elif not training.symmetries:
+        elif not augmentation.symmetries:
             symmetry = torch.zeros_like(symmetry)
         if data.latents is not None:
             views = [self._stored(rows[mine], symmetry[mine], corner[mine], side)]
         else:
             views = self._augmented(rows[mine], symmetry[mine], corner[mine], side)
-            if training.colour_jitter:
+            if augmentation.colour_jitter:
                 # From a generator of its own: without it a run is what it was before there was any.
                 colours = torch.Generator().manual_seed(derived_seed(training.seed, "colour", step))
-                change = (2 * torch.rand(size, 3, generator=colours) - 1) * training.colour_jitter
+                change = (2 * torch.rand(size, 3, generator=colours) - 1) * augmentation.colour_jitter
                 views = [jittered(view, data.send(change[mine])) for view in views]
             with torch.no_grad():
                 views[0] = self.codec.encode(views[0])
+        multiple = _COMPILED_LENGTHS if training.hardware.compile else 1
         return Batch(
             images=views[0],
             noise=noise,
             log_snr=data.send(log_snr[mine]),
-            text=data.text(
-                rows[mine], choice[mine].numpy(), multiple=_COMPILED_LENGTHS if training.compile else 1
-            ),
+            text=data.text(rows[mine], choice[mine].numpy(), multiple=multiple),
             keep=data.send(keep[mine]),
             low_res=views[1] if low_res_noise is not None else None,
             low_res_noise=low_res_noise,
@@ -201,7 +209,7 @@ class BatchSource:
 
     def _low_res_levels(self, chance: torch.Generator) -> Tensor:
         """Noise levels of the low-resolution inputs of a whole batch, in log-SNR."""
-        noise, size = self.training.low_res_noise, self.training.batch_size
+        noise, size = self.training.noise.low_res_noise, self.training.batch_size
         assert noise is not None
         share = torch.rand(size, generator=chance)
         level = noise.low + (noise.high - noise.low) * (share[:1].expand(size) if noise.shared else share)
@@ -232,7 +240,7 @@ class BatchSource:
     def _augmented(self, rows: np.ndarray, symmetry: Tensor, corner: Tensor, side: int) -> list[Tensor]:
         """Images (B, 3, s, s), cropped and turned; for super-resolution also its inputs, alike."""
         views = self._images(rows)
-        if side == self.image_size and not self.training.symmetries:
+        if side == self.image_size and not self.training.augmentation.symmetries:
             return views
         place = (corner.double() * (self.image_size - side + 1)).long()
         return cut(views, self.data.send(place), self.data.send(symmetry), side)
@@ -242,6 +250,6 @@ class BatchSource:
         images = to_float(self.data.images(rows), self.image_size)
         if self.low_res_resize is None:
             return [images]
-        nearest = self.training.low_res_reduce == "nearest"
+        nearest = self.training.augmentation.low_res_reduce == "nearest"
         half = images[..., ::2, ::2] if nearest else F.avg_pool2d(images, 2)
         return [images, resize_low_res(half, self.image_size, self.low_res_resize)]

@@ -79,7 +79,7 @@ class DeviceData:
             except torch.cuda.OutOfMemoryError as error:
                 raise SatcascadeError(
                     f"{self._bytes() / 1e9:.1f} GB of data do not fit in the memory of {device}: "
-                    "set training.resident=false"
+                    "set training.hardware.resident=false"
                 ) from error
             self._place[self.rows] = np.arange(len(self.rows))
         ids = [dataset.records[row].caption_ids for row in self.rows]

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from satcascade.config.codec import Phase
-from satcascade.config.preset import Training
+from satcascade.config.training import Training
 from satcascade.hardware.precision import bf16_is_fast
 
 # Coefficients of the quintic iteration of Jordan et al. 2024 ("Muon: an optimizer for hidden layers"):
@@ -105,28 +104,37 @@ def make_optimizers(model: nn.Module, training: Training) -> list[torch.optim.Op
     rim = ("stem", "filters", "out", "detail.stem", "detail.out")
     outer = [module for name, module in model.named_modules() if name in rim]
     at_the_rim = {id(parameter) for module in outer for parameter in module.parameters()}
+    settings = training.optimizer
     matrices, inner, vectors = [], [], []
     for parameter in model.parameters():
         if parameter.ndim < 2:
             vectors.append(parameter)
-        elif training.optimizer == "muon" and id(parameter) not in at_the_rim:
+        elif settings.name == "muon" and id(parameter) not in at_the_rim:
             inner.append(parameter)
         else:
             matrices.append(parameter)
     groups = [
-        {"params": matrices, "weight_decay": training.weight_decay},
+        {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(groups, lr=training.learning_rate, betas=training.betas, fused=True)
+        torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=True)
     ]
     if inner:
-        optimizers.append(Muon(inner, lr=training.learning_rate, weight_decay=training.weight_decay))
+        optimizers.append(Muon(inner, lr=settings.learning_rate, weight_decay=settings.weight_decay))
     return optimizers
 
 
-def learning_rate(step: int, training: Training | Phase) -> float:
-    """Learning rate of ``step`` (from 0): linear warm-up, plateau, linear decay to zero at the end."""
-    warm = (step + 1) / training.warmup_steps if training.warmup_steps else 1.0
-    left = (training.steps - step) / training.decay_steps if training.decay_steps else 1.0
-    return training.learning_rate * min(1.0, warm, left)
+def learning_rate(step: int, peak: float, *, steps: int, warmup_steps: int, decay_steps: int) -> float:
+    """Learning rate of ``step`` (from 0): linear warm-up, plateau, linear decay to zero at the end.
+
+    Args:
+        step: in [0, steps).
+        peak: the rate of the plateau.
+        steps: of the run.
+        warmup_steps: before the plateau.
+        decay_steps: after it.
+    """
+    warm = (step + 1) / warmup_steps if warmup_steps else 1.0
+    left = (steps - step) / decay_steps if decay_steps else 1.0
+    return peak * min(1.0, warm, left)

@@ -103,7 +103,7 @@ def averaged(run: Path, length: float, step: int | None = None) -> dict[str, Ten
     if not folders:
         raise UsageError(
             f"{run} has no snapshots to make an average of length {length:g} of: train it with "
-            "training.ema_lengths"
+            "training.averages.lengths"
         )
     last = max(folders) if step is None else step
     if last not in folders:

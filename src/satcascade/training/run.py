@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def train(
         dataset,
         split,
         accelerator.device,
-        _common(settings, stages, "resident"),
+        _common(settings, stages, "hardware.resident"),
         stored_latents(settings, stages, dataset, codec),
     )
     trainers = [
@@ -159,10 +160,12 @@ def stored_latents(
         SatcascadeError: they are damaged.
     """
     stage = settings.base
-    if codec.factor == 1 or stage.training.latents == "computed" or "base" not in stages:
+    if codec.factor == 1 or stage.training.hardware.latents == "computed" or "base" not in stages:
         return None
-    symmetries = {True: range(SYMMETRIES), "flip": (0, MIRRORED), False: (0,)}[stage.training.symmetries]
-    image_size = stage.training.image_size or stage.model.sample_size * codec.factor
+    symmetries = {True: range(SYMMETRIES), "flip": (0, MIRRORED), False: (0,)}[
+        stage.training.augmentation.symmetries
+    ]
+    image_size = stage.training.augmentation.image_size or stage.model.sample_size * codec.factor
     return StoredLatents.open(dataset, codec, image_size, symmetries)
 
 
@@ -176,7 +179,7 @@ def _check_channels(settings: Preset, stages: Sequence[StageName], codec: Codec)
 
 def _common(settings: Preset, stages: Sequence[StageName], name: str) -> Any:
     """A setting of training that all stages of a process share."""
-    values = {getattr(settings.stage(stage).training, name) for stage in stages}
+    values = {attrgetter(name)(settings.stage(stage).training) for stage in stages}
     if len(values) > 1:
         raise UsageError(f"base.training.{name} and sr.training.{name} differ: set both to the same")
     return values.pop()

@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from satcascade.config.preset import Preset, StageName
+from satcascade.config.training import FREE_SECTIONS
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.io.files import written_whole
@@ -28,28 +29,6 @@ from satcascade.training.checkpoints import CheckpointFolder, read_weights
 from satcascade.training.post_hoc_averages import averaged
 
 RUN_FILE = "run.json"
-# Settings that do not change the steps already done, so that a run may be continued with others.
-_FREE = (
-    "steps",
-    "decay_steps",
-    "accumulate",
-    "ema_snapshot_every",
-    "log_every",
-    "checkpoint_every",
-    "sample_every",
-    "keep_checkpoints",
-    "checkpoint_minutes",
-    "activation_checkpointing",
-    "compile",
-    "fsdp",
-    "resident",
-    "latents",
-    "validate_every",
-    "validation_images",
-    "validate_samples",
-    "patience",
-    "milestone_epochs",
-)
 # Settings of a network under which the same weights mean something else.
 _MEANINGS = ("prediction_type", "preconditioned")
 # What CompactUNet calls the level that a trained network can be given.
@@ -135,7 +114,7 @@ def _identity(
         "init_from": init_from,
         "codec": codec,
         "model": chosen["model"],
-        "training": {key: value for key, value in chosen["training"].items() if key not in _FREE},
+        "training": {key: value for key, value in chosen["training"].items() if key not in FREE_SECTIONS},
     }
 
 
@@ -195,7 +174,7 @@ def named_checkpoint(name: str | Path) -> CheckpointName:
     folder = CheckpointFolder(path)
     step = folder.best() if which == "best" else int(which)
     if step is None:
-        raise UsageError(f"{path} has no best checkpoint: train it with training.validate_every")
+        raise UsageError(f"{path} has no best checkpoint: train it with training.validation.every")
     if colon:
         return CheckpointName(path, step, float(given))
     steps = folder.averages()

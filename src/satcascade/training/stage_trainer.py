@@ -20,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from satcascade.config.preset import Preset, StageName, Training
+from satcascade.config.preset import Preset, StageName
+from satcascade.config.training import Training
 from satcascade.errors import SatcascadeError
 from satcascade.io.files import written_whole
 from satcascade.io.locks import exclusive
@@ -92,16 +93,16 @@ class StageTrainer:
         self.source = BatchSource(
             data,
             self.training,
-            self.training.image_size or config.sample_size * codec.factor,
+            self.training.augmentation.image_size or config.sample_size * codec.factor,
             config.low_res_resize if config.low_res else None,
             accelerator.process_index,
             accelerator.num_processes,
             codec,
         )
-        self._checkpoints = CheckpointFolder(out, self.training.keep_checkpoints)
+        self._checkpoints = CheckpointFolder(out, self.training.logging.keep_checkpoints)
         self._validation = (
             Validation(settings, stage, data.dataset, out, accelerator, codec)
-            if self.training.validate_every
+            if self.training.validation.every
             else None
         )
         torch.manual_seed(derived_seed(self.training.seed, "weights"))
@@ -110,21 +111,21 @@ class StageTrainer:
             model.load_state_dict(initial_weights(init_from, stage, model))
         if accelerator.is_main_process:
             open_run(out, stage, settings, data.split, data.dataset, init_from, codec.fingerprint)
-        if self.training.activation_checkpointing:
+        if self.training.hardware.activation_checkpointing:
             model.enable_gradient_checkpointing()
-        self._sharded = sharded = self.training.fsdp and accelerator.num_processes > 1
+        self._sharded = sharded = self.training.hardware.fsdp and accelerator.num_processes > 1
         # FSDP wants parameters contiguous.
         layout = torch.contiguous_format if sharded else torch.channels_last
         self._model = model.to(accelerator.device, memory_format=layout)
-        loss = DenoisingLoss(model, self.training.weighting, self.training.compile).train()
+        loss = DenoisingLoss(model, self.training.noise.weighting, self.training.hardware.compile).train()
         self._loss = shard(loss, accelerator) if sharded else accelerator.prepare(loss)
         self._optimizers = make_optimizers(model, self.training)
-        self._average = WeightAverage(model, self.training.ema_half_life)
-        self._power = PowerAverages(model, self.training.ema_lengths)
+        self._average = WeightAverage(model, self.training.averages.half_life)
+        self._power = PowerAverages(model, self.training.averages.lengths)
         self.step = self._resume()
         if self._validation is not None:
             self._validation.resume(self.step)
-        self._grid = SampleGrid(settings, stage, data.dataset) if self.training.sample_every else None
+        self._grid = SampleGrid(settings, stage, data.dataset) if self.training.logging.sample_every else None
         self._history: History | None = None
         # Losses and norms stay on the device until they are shown: nothing waits for it within a step.
         self._pending: list[tuple[int, float, Tensor]] = []
@@ -135,7 +136,7 @@ class StageTrainer:
     def done(self) -> bool:
         """Whether all steps are taken, or patience with them is at its end."""
         stalled = self._validation is not None and self._validation.stalled
-        return self.step >= self.training.steps or stalled
+        return self.step >= self.training.schedule.steps or stalled
 
     @property
     def checkpoint(self) -> Path:
@@ -144,8 +145,8 @@ class StageTrainer:
 
     @property
     def overdue(self) -> bool:
-        """Whether the last checkpoint is older than ``training.checkpoint_minutes``."""
-        minutes = self.training.checkpoint_minutes
+        """Whether the last checkpoint is older than ``training.logging.checkpoint_minutes``."""
+        minutes = self.training.logging.checkpoint_minutes
         return minutes is not None and not self.done and time.monotonic() - self._saved > 60 * minutes
 
     def __enter__(self) -> StageTrainer:
@@ -159,7 +160,7 @@ class StageTrainer:
                 History(
                     self.out,
                     self.step,
-                    training.steps,
+                    training.schedule.steps,
                     training.batch_size,
                     self._accelerator.device,
                     self._quiet,
@@ -170,7 +171,7 @@ class StageTrainer:
                 self._keep_best(self._validation)
         elif self._accelerator.is_main_process and self._validation is not None and self._validation.stalled:
             print(f"{self.out}: {self._validation.stalled_told()}", file=sys.stderr)
-        self._batches = _prefetched(self.source, self.step, self.training.steps)
+        self._batches = _prefetched(self.source, self.step, self.training.schedule.steps)
         return self
 
     def __exit__(
@@ -187,7 +188,13 @@ class StageTrainer:
                 compiled here.
         """
         step, training = self.step + 1, self.training
-        rate = learning_rate(self.step, training)
+        rate = learning_rate(
+            self.step,
+            training.optimizer.learning_rate,
+            warmup_steps=training.optimizer.warmup_steps,
+            steps=training.schedule.steps,
+            decay_steps=training.schedule.decay_steps,
+        )
         with _refusals(training):
             began = time.monotonic()
             batch = next(self._batches)
@@ -202,12 +209,12 @@ class StageTrainer:
         self._keep_snapshot()
         if self._validation is not None and self._validation.due(step):
             self._validate(self._validation)
-        due = training.checkpoint_every and step % training.checkpoint_every == 0
+        due = training.logging.checkpoint_every and step % training.logging.checkpoint_every == 0
         if self.done or due:
             self.save()
-        elif step % training.log_every == 0:
+        elif step % training.logging.log_every == 0:
             self._record()
-        if training.sample_every and (self.done or step % training.sample_every == 0):
+        if training.logging.sample_every and (self.done or step % training.logging.sample_every == 0):
             self._show()
 
     def save(self) -> None:
@@ -238,7 +245,7 @@ class StageTrainer:
         # Gradients are averaged over processes, whose shares of the batch may be unequal.
         processes, images = accelerator.num_processes, training.batch_size
         total = torch.zeros((), device=accelerator.device)
-        parts = batch.parts(training.accumulate)
+        parts = batch.parts(training.hardware.accumulate)
         for part in parts:
             # Processes exchange gradients once a step.
             # The kernel of attention is that of the backward pass too, where activations are computed again.
@@ -250,7 +257,7 @@ class StageTrainer:
                     loss = self._loss(part).mean() * (len(part) * processes / images)
                 accelerator.backward(loss)
             total += loss.detach()
-        norm = accelerator.clip_grad_norm_(self._loss.parameters(), training.gradient_clip)
+        norm = accelerator.clip_grad_norm_(self._loss.parameters(), training.optimizer.gradient_clip)
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -275,7 +282,7 @@ class StageTrainer:
                 good = f"the last good checkpoint is {where}" if where else "no checkpoint yet"
                 raise SatcascadeError(
                     f"loss or gradient is not finite at step {row['step']}; {good}: "
-                    "start again with a lower training.learning_rate or training.precision=float32"
+                    "start again with a lower training.optimizer.learning_rate or training.precision=float32"
                 )
         if self._history is not None:
             self._history.add(rows, self.waited)
@@ -320,7 +327,7 @@ class StageTrainer:
     def _keep_milestone(self) -> None:
         """Keep the averaged weights where the last step has completed an epoch that is a milestone."""
         training = self.training
-        images = training.milestone_epochs * len(self.source.data.rows)
+        images = training.logging.milestone_epochs * len(self.source.data.rows)
         if not images:
             return
         before, now = ((self.step - back) * training.batch_size // images for back in (1, 0))
@@ -334,8 +341,8 @@ class StageTrainer:
     def _keep_snapshot(self) -> None:
         """Keep the power function averages where it is time to."""
         training = self.training
-        due = self.step % training.ema_snapshot_every == 0 or self.step >= training.steps
-        if training.ema_lengths and due:
+        due = self.step % training.logging.snapshot_every == 0 or self.step >= training.schedule.steps
+        if training.averages.lengths and due:
             self._record()
             main = self._accelerator.is_main_process
             power = gathered(self._power.tensors, keep=main)
@@ -382,14 +389,14 @@ def _refusals(training: Training) -> Iterator[None]:
         inner = getattr(error, "inner_exception", error)
         reason = str(inner).strip().splitlines()[0].rstrip(" .:")[:200]
         raise SatcascadeError(
-            f"the network cannot be compiled here ({reason}): set training.compile=false"
+            f"the network cannot be compiled here ({reason}): set training.hardware.compile=false"
         ) from error
     except RuntimeError as error:
         full = isinstance(error, torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
         if not full:
             raise
-        size, parts = training.batch_size, 2 * training.accumulate
-        same = f"training.accumulate={parts} (the same results), or " if parts <= size else ""
+        size, parts = training.batch_size, 2 * training.hardware.accumulate
+        same = f"training.hardware.accumulate={parts} (the same results), or " if parts <= size else ""
         raise SatcascadeError(
             f"out of memory with {size} images a batch: try {same}training.batch_size={max(size // 2, 1)}"
         ) from error

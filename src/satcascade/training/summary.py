@@ -70,7 +70,7 @@ class RunSummary:
             "stage": identity["stage"],
             "preset": identity["preset"],
             "started from": identity["init_from"] or "random weights",
-            "steps": f"{done:,} of {self.settings['training.steps']:,}",
+            "steps": f"{done:,} of {self.settings['training.schedule.steps']:,}",
             "images seen": f"{done * self.batch_size:,}",
             "loss, last step": _number(self.last.get("loss")),
             f"loss, last {_RECENT}": _number(recent.mean() if len(recent) else None),

@@ -80,10 +80,10 @@ class Validation:
         if SPLIT not in dataset.splits:
             raise UsageError(
                 f"no split '{SPLIT}' in {dataset.path} to validate on: prepare the set with one, or set "
-                "training.validate_every=0"
+                "training.validation.every=0"
             )
         self._loss = FixedLoss(settings.stage(stage), dataset, accelerator, codec)
-        samples = self._training.validate_samples
+        samples = self._training.validation.samples
         self._quality = SampleQuality(settings, stage, dataset, samples, accelerator) if samples else None
         self._path = out / VALIDATION
         self._counts = {"images": self._loss.images} | ({"samples": samples} if samples else {})
@@ -107,13 +107,16 @@ class Validation:
     def stalled(self) -> bool:
         """Whether patience is at its end."""
         best = self.best
-        if best is None or not self._training.patience:
+        if best is None or not self._training.validation.patience:
             return False
-        return sum(row["step"] > best["step"] for row in self._comparable()) >= self._training.patience
+        return (
+            sum(row["step"] > best["step"] for row in self._comparable())
+            >= self._training.validation.patience
+        )
 
     def due(self, step: int) -> bool:
         """Whether a step is followed by a validation."""
-        return step % self._training.validate_every == 0 or step >= self._training.steps
+        return step % self._training.validation.every == 0 or step >= self._training.schedule.steps
 
     def resume(self, step: int) -> None:
         """Go on from a step: later validations are forgotten."""
@@ -169,8 +172,8 @@ class Validation:
         """Why the run ends before its last step, in a line."""
         return (
             f"stopped at step {self.rows[-1]['step']}: no better {_words(self.measure)} in "
-            f"{self._training.patience} validations, {self._best_told()} "
-            "(a larger training.patience goes on)"
+            f"{self._training.validation.patience} validations, {self._best_told()} "
+            "(a larger training.validation.patience goes on)"
         )
 
     def _best_told(self) -> str:
@@ -204,7 +207,7 @@ class FixedLoss:
         codec: what the stage diffuses.
 
     Attributes:
-        images: how many it is the mean of: ``training.validation_images``, or all there are.
+        images: how many it is the mean of: ``training.validation.images``, or all there are.
     """
 
     def __init__(
@@ -218,28 +221,28 @@ class FixedLoss:
         training, model = stage.training, stage.model
         # On the CPU, where draws are the same for all devices.
         codec = codec.to("cpu")
-        image_size = training.image_size or model.sample_size * codec.factor
+        image_size = training.augmentation.image_size or model.sample_size * codec.factor
         latents = None
-        if codec.factor > 1 and training.latents == "stored":
+        if codec.factor > 1 and training.hardware.latents == "stored":
             latents = StoredLatents.open(dataset, codec, image_size, (0,))
         data = DeviceData(dataset, SPLIT, torch.device("cpu"), resident=False, latents=latents)
-        self.images = min(training.validation_images, len(data.rows))
-        self._weighting = training.weighting
+        self.images = min(training.validation.images, len(data.rows))
+        self._weighting = training.noise.weighting
         self._size = min(_AT_ONCE, self.images)
         fixed = {
             "seed": 0,
             "batch_size": self._size,
-            "accumulate": 1,
-            "crop": None,
-            "symmetries": False,
-            "colour_jitter": 0.0,
-            "all_captions": False,
-            "caption_dropout": 0.0,
-            "compile": False,
+            "hardware.accumulate": 1,
+            "hardware.compile": False,
+            "augmentation.crop": None,
+            "augmentation.symmetries": False,
+            "augmentation.colour_jitter": 0.0,
+            "augmentation.all_captions": False,
+            "augmentation.caption_dropout": 0.0,
         }
         self._source = BatchSource(
             data,
-            training.model_copy(update=fixed),
+            training.replace(fixed),
             image_size,
             model.low_res_resize if model.low_res else None,
             codec=codec,
@@ -293,7 +296,7 @@ class SampleQuality:
         rows = dataset.indices(SPLIT)
         if not FRECHET_IMAGES <= count <= len(rows):
             raise UsageError(
-                f"training.validate_samples={count} is not possible: give {FRECHET_IMAGES} or more and at "
+                f"training.validation.samples={count} is not possible: give {FRECHET_IMAGES} or more and at "
                 f"most the {len(rows)} images of split '{SPLIT}', or 0 for none"
             )
         self._accelerator = accelerator

@@ -152,7 +152,13 @@ class CodecTrainer:
         settings = self._settings
         imitating = self.step < self._encoder_steps
         phase: Phase = settings.encoder if imitating else settings.decoder
-        rate = learning_rate(self.step - (0 if imitating else self._encoder_steps), phase)
+        rate = learning_rate(
+            self.step - (0 if imitating else self._encoder_steps),
+            phase.learning_rate,
+            steps=phase.steps,
+            warmup_steps=phase.warmup_steps,
+            decay_steps=phase.decay_steps,
+        )
         loss_and_norm = self._imitate(rate) if imitating else self._reconstruct(rate)
         self.step += 1
         self._pending.append((self.step, rate, loss_and_norm))
