@@ -44,7 +44,7 @@ _COMMON = (
     "training.checkpoint_every=200",
     "training.sample_every=0",
     "training.keep_checkpoints=1",
-    "sampling.base.guidance_scale=3",
+    "sampling.base.guidance=3",
 )
 _FIRST = "baseline"
 _EPSILON = [

@@ -29,7 +29,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from satcascade.config.preset import load_preset
-from satcascade.diffusion.process import cosine_log_snr, guide, linear_log_snr
+from satcascade.diffusion.guidance import guide
+from satcascade.diffusion.process import cosine_log_snr, linear_log_snr
 from satcascade.diffusion.rsdiff_scheduler import RSDiffScheduler
 from satcascade.hardware.precision import autocast
 from satcascade.interop.imagen_names import to_imagen_names

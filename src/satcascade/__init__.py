@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import satcascade.zoo  # noqa: F401
 
 if TYPE_CHECKING:
+    from satcascade.config.stage_settings import StageSettings
     from satcascade.data.captions import Captions
     from satcascade.errors import SatcascadeError, UsageError
     from satcascade.generation.run import GenerationRequest, generate
@@ -27,6 +28,7 @@ __all__ = [
     "CascadePipeline",
     "GenerationRequest",
     "SatcascadeError",
+    "StageSettings",
     "UsageError",
     "__version__",
     "generate",
@@ -40,6 +42,7 @@ _HOMES = {
     "Captions": "data.captions",
     "GenerationRequest": "generation.run",
     "SatcascadeError": "errors",
+    "StageSettings": "config.stage_settings",
     "UsageError": "errors",
     "generate": "generation.run",
     "load_pipeline": "zoo",

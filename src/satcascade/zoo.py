@@ -43,6 +43,7 @@ def load_pipeline(
         UsageError: unknown scheduler or precision, or a device that is not there.
         SatcascadeError: the model cannot be loaded.
     """
+    from satcascade.config.stage_settings import StageSettings
     from satcascade.hardware.devices import pick_device
     from satcascade.hardware.precision import compute_dtype
     from satcascade.pipelines.cascade import CascadePipeline
@@ -52,7 +53,9 @@ def load_pipeline(
     with without_loading_bars():
         pipeline = CascadePipeline.from_pretrained(model)
     if scheduler is not None:
-        pipeline.swap_schedulers(scheduler)
+        for name in pipeline.stage_names:
+            component = "scheduler" if name == "base" else "sr_scheduler"
+            setattr(pipeline, component, pipeline.sampler(name, StageSettings(scheduler=scheduler)).scheduler)
     pipeline.precision = precision
     return pipeline.to(chosen)
 

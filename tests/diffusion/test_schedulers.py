@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from satcascade.diffusion.guidance import dynamic_threshold
 from satcascade.diffusion.process import (
     add_noise,
     alpha_sigma,
     cosine_log_snr,
-    dynamic_threshold,
     shifted_cosine_log_snr,
     trained_betas,
 )

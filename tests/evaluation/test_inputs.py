@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from satcascade.config.stage_settings import StageSettings
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError
 from satcascade.evaluation.inputs import Bundle, RealImages
@@ -48,7 +49,9 @@ def test_our_folder_brings_rows_and_settings(
     from satcascade.data.captions import Captions
 
     captions = Captions.from_data(prepared_synthetic.path, "test")
-    request = GenerationRequest(captions, tmp_path / "out", base_steps=1, sr_steps=1)
+    request = GenerationRequest(
+        captions, tmp_path / "out", stages={"base": StageSettings(1), "sr": StageSettings(1)}
+    )
     generate(CascadePipeline.from_pretrained(tiny_model), request, progress=False)
     bundle = Bundle.open(tmp_path / "out")
     assert bundle.captions == captions.texts

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from satcascade.config.stage_settings import StageSettings
 from satcascade.data.captions import Captions, slug
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.generation.jobs import image_seed
@@ -125,7 +126,7 @@ def test_every_png_says_where_it_comes_from(pipeline, tmp_path):
 
 
 def test_the_grid_shows_the_first_64_images(pipeline, tmp_path):
-    run(pipeline, tmp_path, per_caption=30, stop_at="base", base_steps=1, batch_size=30)
+    run(pipeline, tmp_path, per_caption=30, stop_at="base", stages={"base": StageSettings(1)}, batch_size=30)
     with Image.open(tmp_path / "_grid.png") as grid:
         assert grid.width == 8 * 16 + 7 * 4
         corner = np.asarray(grid)[-16:, -16:]
@@ -262,8 +263,8 @@ def test_going_on_with_another_batch_size_or_shard_is_allowed(pipeline, tmp_path
     ("changes", "difference"),
     [
         ({"seed": 8}, "seed was 7, now 8"),
-        ({"base_steps": 5}, "base.steps was 4, now 5"),
-        ({"sr_guidance": 2.0}, "sr.guidance was 1.0, now 2.0"),
+        ({"stages": {"base": StageSettings(5)}}, "base.steps was 4, now 5"),
+        ({"stages": {"sr": StageSettings(guidance=2.0)}}, "sr.guidance was 1.0, now 2.0"),
         ({"per_caption": 4}, "images was 9, now 12"),
         ({"captions": Captions.of(["a pond", "desert", "town"])}, "other captions"),
         ({"stop_at": "base"}, "low_res_log_snr was 3.0, now None"),
@@ -429,10 +430,10 @@ def test_a_prepared_set_brings_its_embeddings_if_its_encoder_is_the_models(
     [
         ({"per_caption": 0}, "images per caption: 0"),
         ({"batch_size": -1}, "batch size: -1"),
-        ({"base_steps": 0}, "base steps: 0"),
-        ({"sr_steps": -4}, "super-resolution steps: -4"),
-        ({"base_guidance": -1.0}, "guidance: -1.0"),
-        ({"sr_guidance": float("nan")}, "sr guidance: nan"),
+        ({"stages": {"base": StageSettings(0)}}, "base steps: 0"),
+        ({"stages": {"sr": StageSettings(-4)}}, "super-resolution steps: -4"),
+        ({"stages": {"base": StageSettings(guidance=-1.0)}}, "guidance: -1.0"),
+        ({"stages": {"sr": StageSettings(guidance=float("nan"))}}, "sr guidance: nan"),
         ({"seed": -1}, "seed -1 is out of range"),
         ({"stop_at": "sr"}, "cannot stop at 'sr'"),
     ],

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satcascade.diffusion.process import alpha_sigma, low_res_estimate, to_x0
+from satcascade.diffusion.process import alpha_sigma, to_x0
+from satcascade.diffusion.weighting import low_res_estimate
 from satcascade.models.compact_unet import CompactUNet
 from satcascade.models.denoiser import TextCondition, resize_low_res
 from satcascade.models.layers import cpu

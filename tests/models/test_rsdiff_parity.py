@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from satcascade.config.preset import load_preset
-from satcascade.diffusion.process import cosine_log_snr, guide, linear_log_snr
+from satcascade.diffusion.guidance import guide
+from satcascade.diffusion.process import cosine_log_snr, linear_log_snr
 from satcascade.diffusion.rsdiff_scheduler import RSDiffScheduler
 from satcascade.errors import SatcascadeError
 from satcascade.interop.imagen_checkpoint import convert, export

@@ -15,7 +15,8 @@ import torch
 from diffusers import DiffusionPipeline
 
 from satcascade import zoo
-from satcascade.diffusion.process import add_noise, alpha_sigma, dynamic_threshold, guide, to_epsilon, to_x0
+from satcascade.diffusion.guidance import dynamic_threshold, guide
+from satcascade.diffusion.process import add_noise, alpha_sigma, to_epsilon, to_x0
 from satcascade.diffusion.rsdiff_scheduler import RSDiffScheduler
 from satcascade.diffusion.schedulers import log_snr_at, make_scheduler, swap_scheduler
 from satcascade.diffusion.solvers import SOLVERS

@@ -19,6 +19,7 @@ from satcascade.cli.options import (
     amount,
     count,
 )
+from satcascade.config.stage_settings import StageSettings
 from satcascade.errors import UsageError
 from satcascade.generation.shard import Shard
 from satcascade.zoo import check_model_name, load_pipeline
@@ -110,14 +111,14 @@ def sample(
         seed=seed,
         batch_size=batch_size,
         shard=part,
-        base_steps=base_steps or steps,
-        sr_steps=sr_steps or steps,
-        base_guidance=guidance,
-        sr_guidance=sr_guidance,
-        stop_at=stop_at.value if stop_at else None,
+        stages={
+            "base": StageSettings(base_steps or steps, guidance, scheduler),
+            "sr": StageSettings(sr_steps or steps, sr_guidance, scheduler),
+        },
+        stop_at="base" if stop_at else None,
         columns=columns,
     )
-    pipeline = load_pipeline(model, device=device, precision=precision.value, scheduler=scheduler)
+    pipeline = load_pipeline(model, device=device, precision=precision.value)
     report = generate(pipeline, request, progress=not quiet)
     # Of several processes the one that started them tells what all have made.
     if not quiet and processes == 1:

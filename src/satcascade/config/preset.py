@@ -19,15 +19,15 @@ from pydantic import (
     PositiveInt,
     Tag,
     ValidationError,
+    model_validator,
 )
 
 from satcascade.config.section import Section
+from satcascade.config.stage_settings import StageName as StageName
 from satcascade.config.training import Training
 from satcascade.errors import UsageError
 from satcascade.models.compact_config import CompactModel
 from satcascade.models.rsdiff_config import RSDiffModel
-
-StageName = Literal["base", "sr"]
 
 
 def _architecture(model: Any) -> str:
@@ -62,25 +62,34 @@ class NoiseSchedule(Section):
 
 
 class StageSampling(Section):
-    """Defaults of the pipeline for one stage."""
+    """Defaults of the pipeline for one stage, see :class:`satcascade.config.stage_settings.StageSettings`."""
 
     scheduler: str = "dpm++"
     steps: PositiveInt
-    guidance_scale: float = Field(1.0, ge=0.0)
+    guidance: float = Field(1.0, ge=0.0)
     schedule: NoiseSchedule = NoiseSchedule()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_the_old_name(cls, content: Any) -> Any:
+        """Presets and runs of earlier versions call guidance ``guidance_scale``."""
+        if isinstance(content, dict) and "guidance_scale" in content:
+            content = {**content, "guidance": content["guidance_scale"]}
+            del content["guidance_scale"]
+        return content
 
 
 class Sampling(Section):
     """Defaults of the pipeline.
 
-    ``low_res_log_snr`` is the noise added to the base image before super-resolution;
+    ``low_res_log_snr`` is the noise added to the base image before super-resolution, ``sr`` how that samples;
     ``guidance_interval`` the range of log-SNR in which guidance is applied (Kynkaanniemi et al. 2024);
     ``clip_x0`` what happens to the estimate of the clean image at every step.
     """
 
     base: StageSampling
-    sr: StageSampling
-    low_res_log_snr: float
+    sr: StageSampling | None = None
+    low_res_log_snr: float | None = None
     projected_guidance: bool = False
     guidance_interval: tuple[float, float] | None = None
     clip_x0: bool | Literal["dynamic"] = True
@@ -94,7 +103,8 @@ class Preset(Section):
         text_encoder: whose embeddings its networks take.
         codec: what the base stage diffuses: ``pixels``, ``builtin`` (latents of the autoencoder in the
             package), or the folder of an autoencoder (``vae``).
-        base, sr: the stages.
+        base: the stage that turns captions into images.
+        sr: the stage that enlarges these; None in a cascade of one stage.
         sampling: defaults of the pipeline.
     """
 
@@ -102,12 +112,32 @@ class Preset(Section):
     text_encoder: str
     codec: str = "pixels"
     base: Stage
-    sr: Stage
+    sr: Stage | None = None
     sampling: Sampling
 
+    @model_validator(mode="after")
+    def _check_stages(self) -> Preset:
+        if self.sr is not None and (self.sampling.sr is None or self.sampling.low_res_log_snr is None):
+            raise ValueError("a cascade with sr needs sampling.sr and sampling.low_res_log_snr")
+        return self
+
+    @property
+    def stage_names(self) -> tuple[StageName, ...]:
+        """The stages that there are, in the order in which they run."""
+        return ("base",) if self.sr is None else ("base", "sr")
+
     def stage(self, name: StageName) -> Stage:
-        """The base or the super-resolution stage."""
-        return self.base if name == "base" else self.sr
+        """A stage by its name.
+
+        Raises:
+            UsageError: there is no such stage.
+        """
+        stage: Stage | None = getattr(self, name)
+        if stage is None:
+            raise UsageError(
+                f"preset '{self.name}' has no stage '{name}': it has {', '.join(self.stage_names)}"
+            )
+        return stage
 
 
 def preset_names() -> list[str]:

@@ -127,7 +127,7 @@ class Noise(Section):
         levels: distribution of the noise level of training images: ``normal`` in log-SNR, or ``cosine``,
             that of the cosine schedule at uniform times.
         log_snr_mean, log_snr_std: of the normal distribution.
-        weighting: loss weight over noise levels, see :func:`satcascade.diffusion.process.loss_weight`.
+        weighting: loss weight over noise levels, see :func:`satcascade.diffusion.weighting.loss_weight`.
         low_res_noise: only for super-resolution.
     """
 

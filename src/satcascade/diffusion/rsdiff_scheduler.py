@@ -14,9 +14,9 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from satcascade.diffusion.guidance import dynamic_threshold
 from satcascade.diffusion.process import (
     cosine_log_snr,
-    dynamic_threshold,
     posterior,
     shifted_cosine_log_snr,
     to_x0,

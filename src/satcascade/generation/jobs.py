@@ -6,12 +6,14 @@ The loop and the folder know a job by the methods here alone.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
 
+from satcascade.config.stage_settings import StageName, StageSettings
 from satcascade.data.captions import Captions, slug
 from satcascade.errors import SatcascadeError
 from satcascade.formats.generated_folder import FORMAT
@@ -35,8 +37,8 @@ class TextToImage:
         captions: what to draw.
         per_caption: images of each caption.
         seed: of the run.
-        sampling: arguments of the pipeline's call, see
-            :func:`satcascade.generation.provenance.sampling_settings`.
+        stages: settings of the stages, by their names.
+        stop_at: as of the pipeline's call.
 
     Attributes:
         total: the number of images.
@@ -51,15 +53,17 @@ class TextToImage:
         captions: Captions,
         per_caption: int,
         seed: int,
-        sampling: dict[str, Any],
+        stages: Mapping[StageName, StageSettings],
+        stop_at: Literal["base"] | None,
     ):
-        pipeline.check_settings(**sampling)
+        pipeline.prepare(stages, stop_at)
         self.pipeline = pipeline
         self.total = len(captions) * per_caption
         self._captions = captions
         self._per_caption = per_caption
         self._seed = seed
-        self._sampling = sampling
+        self._stages = stages
+        self._stop_at = stop_at
         self._embeddings = CaptionEmbeddings(pipeline, captions)
 
     def caption(self, index: int) -> str:
@@ -78,7 +82,7 @@ class TextToImage:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What the pictures depend on, beside captions and seeds."""
-        return sampling_settings(self.pipeline, self._sampling, self._embeddings.origin)
+        return sampling_settings(self.pipeline, self._stages, self._stop_at, self._embeddings.origin)
 
     def description(self) -> dict[str, Any]:
         """The content of ``run.json``."""
@@ -103,7 +107,8 @@ class TextToImage:
                 prompt_embeds=self._embeddings([index // self._per_caption for index in batch]),
                 seeds=[self.seed(index) for index in batch],
                 return_dict=False,
-                **self._sampling,
+                settings=self._stages,
+                stop_at=self._stop_at,
             )
         except torch.OutOfMemoryError as error:
             raise SatcascadeError(

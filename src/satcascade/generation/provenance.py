@@ -6,6 +6,7 @@ It stands in the text fields of the PNG, from which the lines of the manifest ar
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
+from satcascade.config.stage_settings import StageName, StageSettings
 from satcascade.io.files import written_whole
 from satcascade.io.hashing import sha256_of_text
 from satcascade.pipelines.cascade import CascadePipeline
@@ -22,31 +24,34 @@ SOFTWARE = f"satcascade {version('satcascade')}"
 
 
 def sampling_settings(
-    pipeline: CascadePipeline, sampling: dict[str, Any], text_embeddings: str
+    pipeline: CascadePipeline,
+    stages: Mapping[StageName, StageSettings],
+    stop_at: str | None,
+    text_embeddings: str,
 ) -> dict[str, Any]:
     """What the pictures depend on, beside captions and seeds.
 
     Args:
         pipeline: the pipeline.
-        sampling: arguments of its call: ``num_inference_steps``, ``guidance_scale``, both with ``sr_`` too,
-            and ``stop_at``; None stands for the model's own.
+        stages: settings of the stages, by their names.
+        stop_at: ``base`` leaves super-resolution out.
         text_embeddings: where the embeddings of the captions come from.
     """
     config = pipeline.config
 
-    def stage(scheduler: Any, prefix: str, usual_steps: int, usual_guidance: float) -> dict[str, Any]:
-        steps, guidance = sampling[f"{prefix}num_inference_steps"], sampling[f"{prefix}guidance_scale"]
+    def stage(name: StageName) -> dict[str, Any]:
+        scheduler, steps, guidance = pipeline.sampler(name, stages.get(name))
         return {
             "scheduler": type(scheduler).__name__,
             "scheduler_config": _config_hash(scheduler),
-            "steps": usual_steps if steps is None else steps,
-            "guidance": usual_guidance if guidance is None else guidance,
+            "steps": steps,
+            "guidance": guidance,
         }
 
-    settings = {"base": stage(pipeline.scheduler, "", config.base_steps, config.base_guidance)}
-    if pipeline.sr_unet is not None and sampling["stop_at"] is None:
+    settings: dict[str, Any] = {"base": stage("base")}
+    if pipeline.sr_unet is not None and stop_at is None:
         settings["low_res_log_snr"] = config.low_res_log_snr
-        settings["sr"] = stage(pipeline.sr_scheduler, "sr_", config.sr_steps, config.sr_guidance)
+        settings["sr"] = stage("sr")
     return settings | {
         "projected_guidance": config.projected_guidance,
         "guidance_interval": config.guidance_interval,

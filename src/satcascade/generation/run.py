@@ -16,13 +16,14 @@ finish merges them.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+from satcascade.config.stage_settings import StageName, StageSettings, check_stages
 from satcascade.data.captions import Captions
 from satcascade.errors import UsageError
 from satcascade.generation.folder import GeneratedFolder
@@ -43,8 +44,7 @@ class GenerationRequest:
         seed: of the run, 0 to 2^63 - 1.
         batch_size: images at once; changes pictures by float rounding only.
         shard: which part of the run to make.
-        base_steps, sr_steps: sampling steps; None for the model's own.
-        base_guidance, sr_guidance: guidance scales; None for the model's own.
+        stages: steps, guidance and scheduler of the stages, by their names; what is left out is the model's.
         stop_at: ``base`` leaves super-resolution out.
         columns: of the contact sheet; None makes it as square as it gets.
 
@@ -58,27 +58,20 @@ class GenerationRequest:
     seed: int = 0
     batch_size: int = 8
     shard: Shard = field(default_factory=Shard)
-    base_steps: int | None = None
-    sr_steps: int | None = None
-    base_guidance: float | None = None
-    sr_guidance: float | None = None
-    stop_at: str | None = None
+    stages: Mapping[StageName, StageSettings] = field(default_factory=dict)
+    stop_at: Literal["base"] | None = None
     columns: int | None = None
 
     def __post_init__(self) -> None:
         positive = {
             "images per caption": self.per_caption,
             "batch size": self.batch_size,
-            "base steps": self.base_steps,
-            "super-resolution steps": self.sr_steps,
             "columns": self.columns,
         }
         for name, value in positive.items():
             if value is not None and value < 1:
                 raise UsageError(f"{name}: {value} is not possible, give 1 or more")
-        for name, scale in (("guidance", self.base_guidance), ("sr guidance", self.sr_guidance)):
-            if scale is not None and not 0 <= scale < math.inf:
-                raise UsageError(f"{name}: {scale} is not possible, give 0 or more (1 is none)")
+        check_stages(self.stages)
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed {self.seed} is out of range: give an integer from 0 to 2^63 - 1")
         if self.stop_at not in (None, "base"):
@@ -126,14 +119,9 @@ def generate(
         SatcascadeError: the disk is full, the device's memory is, another process works on the same
             shard, or the text encoder cannot be had.
     """
-    sampling = {
-        "num_inference_steps": request.base_steps,
-        "sr_num_inference_steps": request.sr_steps,
-        "guidance_scale": request.base_guidance,
-        "sr_guidance_scale": request.sr_guidance,
-        "stop_at": request.stop_at,
-    }
-    job = TextToImage(pipeline, request.captions, request.per_caption, request.seed, sampling)
+    job = TextToImage(
+        pipeline, request.captions, request.per_caption, request.seed, request.stages, request.stop_at
+    )
     folder = GeneratedFolder(request.out, job, request.columns)
     shard, started = request.shard, time.monotonic()
     batches = shard.batches(job.total, request.batch_size)

@@ -147,7 +147,7 @@ def _candidates(preset: str | None) -> list[Preset]:
     found = [
         settings
         for settings in presets
-        if all(isinstance(stage.model, RSDiffModel) for stage in (settings.base, settings.sr))
+        if all(isinstance(settings.stage(name).model, RSDiffModel) for name in settings.stage_names)
     ]
     if not found:
         raise UsageError(f"preset '{preset}' is not of architecture rsdiff: give one that is, or none")

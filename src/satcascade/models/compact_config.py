@@ -32,3 +32,8 @@ class CompactModel(NetworkConfig):
     detail_width: PositiveInt | None = None
     detail_blocks: PositiveInt = 1
     in_channels: PositiveInt = 3
+
+    @property
+    def channels(self) -> int:
+        """Channels of what the network denoises."""
+        return self.in_channels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -14,7 +14,8 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from satcascade.diffusion.process import Prediction, alpha_sigma, low_res_estimate, moved, preconditioning
+from satcascade.diffusion.process import Prediction, alpha_sigma
+from satcascade.diffusion.weighting import low_res_estimate, preconditioning, shift_prediction
 from satcascade.models.denoiser import Denoiser, TextCondition
 from satcascade.models.layers import cpu
 from satcascade.models.layers.activation_checkpointing import CheckpointedBlock
@@ -32,7 +33,7 @@ class CompactUNet(Denoiser):
     caption's tokens together. Beside them runs a linear path: a few convolutions of the input, mixed by
     noise level, which do what a Wiener filter can, so that the narrow first level need not carry every
     pixel's noise through to the output. The output is EDM-preconditioned
-    (:func:`satcascade.diffusion.process.preconditioning`), if nothing else is said.
+    (:func:`satcascade.diffusion.weighting.preconditioning`), if nothing else is said.
 
     Args:
         sample_size: pixels (positions of latents) a side, S.
@@ -52,8 +53,8 @@ class CompactUNet(Denoiser):
         prediction_type: what it predicts, ``v_prediction``, ``epsilon`` or ``sample`` (the clean image).
         sigma_residual: root mean square of what a low-resolution image lacks of the image. With it the
             network works on the difference from the best linear guess at the image by the low-resolution
-            one (:func:`satcascade.diffusion.process.low_res_estimate`): untrained, it enlarges it. None works
-            on the image itself.
+            one (:func:`satcascade.diffusion.weighting.low_res_estimate`): untrained, it enlarges it. None
+            works on the image itself.
         preconditioned: make the best linear guess outside the network; otherwise its output itself is the
             prediction.
         detail_width: channels of a last level at half the patch size, which takes what the others found
@@ -76,7 +77,7 @@ class CompactUNet(Denoiser):
         blocks: Sequence[int] = (2, 2, 2),
         attention: Sequence[bool] = (False, True, True),
         self_attention: bool = True,
-        head_dim: int = 32,
+        head_dim: int = 64,
         cond_dim: int = 384,
         text_dim: int = 384,
         dropout: float = 0.0,
@@ -140,6 +141,34 @@ class CompactUNet(Denoiser):
                 pixels_in // 4, pixels // 4, widths[0], detail_width, detail_blocks, cond_dim, dropout
             )
         )
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """What is predicted, and whether it is the output itself."""
+        return super().meaning | {"preconditioned": self.config.preconditioned}
+
+    def data_std(self, low_res_log_snr: Tensor | None) -> float | Tensor:
+        """``sigma_data``, or what the best linear guess by the low-resolution image leaves."""
+        sigma_data: float = self.config.sigma_data
+        if self.config.sigma_residual is None:
+            return sigma_data
+        assert low_res_log_snr is not None
+        return low_res_estimate(low_res_log_snr, sigma_data, self.config.sigma_residual)[1].flatten()
+
+    def starting_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """With this network's own detail level where there was none: it adds nothing until it is trained."""
+        if any(name.startswith("detail.") for name in weights):
+            return dict(weights)
+        own = {name: value for name, value in self.state_dict().items() if name.startswith("detail.")}
+        return {**weights, **own}
+
+    def rim_parameters(self) -> Iterator[nn.Parameter]:
+        """Of the layers from and to the image, and those of the detail level."""
+        layers = [self.stem, self.filters, self.out]
+        if self.detail is not None:
+            layers += [self.detail.stem, self.detail.out]
+        for layer in layers:
+            yield from layer.parameters()
 
     def encode_text(self, embeddings: Tensor, mask: Tensor, keep: Tensor | None = None) -> TextCondition:
         """Turn token embeddings into the condition that every denoising step reuses.
@@ -219,7 +248,7 @@ class CompactUNet(Denoiser):
         if not config.preconditioned:
             return found
         found = c_skip * sample + c_out * found
-        return found if mean is None else moved(found, mean, log_snr, config.prediction_type)
+        return found if mean is None else shift_prediction(found, mean, log_snr, config.prediction_type)
 
 
 def _patches(image: Tensor, side: int) -> Tensor:

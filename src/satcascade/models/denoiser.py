@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from satcascade.diffusion.process import Prediction
 
@@ -73,6 +74,30 @@ class Denoiser(ModelMixin, ConfigMixin, ABC):
     def guides_in_one_batch(self, device: torch.device) -> bool:
         """Whether both branches of classifier-free guidance go in one batch on that device."""
         return True
+
+    @property
+    def meaning(self) -> dict[str, Any]:
+        """The settings under which the same weights mean something else, by their names in ``config``."""
+        return {"prediction_type": self.prediction_type}
+
+    def data_std(self, low_res_log_snr: Tensor | None) -> float | Tensor:
+        """Standard deviation of what there is to predict, for the ``edm`` loss weighting.
+
+        Args:
+            low_res_log_snr: (B,) noise level of the low-resolution images; None in a base stage.
+
+        Returns:
+            One number, or (B,).
+        """
+        return 0.5
+
+    def starting_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weights to start from, of those of a network that was trained: names or shapes may still differ."""
+        return dict(weights)
+
+    @abstractmethod
+    def rim_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the layers from and to what is denoised, which are not to be orthogonalised."""
 
     @abstractmethod
     def encode_text(self, embeddings: Tensor, mask: Tensor, keep: Tensor | None = None) -> TextCondition:

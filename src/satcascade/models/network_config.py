@@ -20,6 +20,11 @@ class NetworkConfig(BaseModel):
 
     architecture: str
 
+    @property
+    def channels(self) -> int:
+        """Channels of what the network denoises."""
+        return 3
+
     def arguments(self) -> dict[str, object]:
         """The constructor's arguments, as they come back from the JSON that diffusers stores."""
         values = self.model_dump(exclude={"architecture"})

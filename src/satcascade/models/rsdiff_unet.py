@@ -10,7 +10,7 @@ trained, into those of this module.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
@@ -198,6 +198,11 @@ class RSDiffUNet(Denoiser):
         # Untrained, the network predicts nothing rather than noise of its own.
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
+
+    def rim_parameters(self) -> Iterator[nn.Parameter]:
+        """Of the layers from and to the image."""
+        yield from self.stem.parameters()
+        yield from self.out.parameters()
 
     def guides_in_one_batch(self, device: torch.device) -> bool:
         """Not on a CPU: one batch rounds otherwise than RSDiff's own sampler, and gains nothing there."""

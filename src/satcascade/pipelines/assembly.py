@@ -34,24 +34,25 @@ def build_pipeline(
         SatcascadeError: a network takes other channels than ``vae`` has, or than pixels have, or
             ``vae`` has another fingerprint.
     """
-    sampling = settings.sampling
+    sampling, sr = settings.sampling, settings.sampling.sr
+    options: dict[str, Any] = {"base_steps": sampling.base.steps, "base_guidance": sampling.base.guidance}
+    if sr is not None:
+        options |= {"sr_steps": sr.steps, "sr_guidance": sr.guidance}
+    if sampling.low_res_log_snr is not None:
+        options["low_res_log_snr"] = sampling.low_res_log_snr
     return CascadePipeline(
         unet=unet,
         scheduler=_scheduler(sampling.base, unet),
         sr_unet=sr_unet,
-        sr_scheduler=None if sr_unet is None else _scheduler(sampling.sr, sr_unet),
+        sr_scheduler=None if sr_unet is None or sr is None else _scheduler(sr, sr_unet),
         text_encoder=settings.text_encoder,
         text_encoder_fingerprint=encoder_fingerprint,
-        base_steps=sampling.base.steps,
-        sr_steps=sampling.sr.steps,
-        base_guidance=sampling.base.guidance_scale,
-        sr_guidance=sampling.sr.guidance_scale,
-        low_res_log_snr=sampling.low_res_log_snr,
         projected_guidance=sampling.projected_guidance,
         guidance_interval=sampling.guidance_interval,
         clip_x0=sampling.clip_x0,
         vae=vae,
         vae_fingerprint=vae_fingerprint,
+        **options,
     )
 
 

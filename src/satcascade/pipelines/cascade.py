@@ -17,8 +17,7 @@ from torch import Tensor
 import satcascade.models.compact_unet
 import satcascade.models.rsdiff_unet
 import satcascade.rsdiff_scheduler  # noqa: F401
-from satcascade.config.preset import StageName
-from satcascade.config.stage_settings import StageSettings
+from satcascade.config.stage_settings import StageName, StageSettings
 from satcascade.diffusion.schedulers import swap_scheduler
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.hardware.precision import autocast, compute_dtype
@@ -28,7 +27,7 @@ from satcascade.pipelines.output import CascadeOutput, OutputType, to_output
 from satcascade.pipelines.stored import StoredPipeline
 from satcascade.sampling.generators import image_generators
 from satcascade.sampling.loop import OnStep, sample_stage
-from satcascade.sampling.stage import SamplingStage, prepare_stage
+from satcascade.sampling.stage import Sampler, SamplingStage, prepare_stage
 
 StepCallback = Callable[["CascadePipeline", int, Tensor, dict[str, Any]], "dict[str, Any] | None"]
 
@@ -207,19 +206,6 @@ class CascadePipeline(StoredPipeline):
             self._latent_codec = codec
         return self._latent_codec
 
-    def swap_schedulers(self, scheduler: str) -> None:
-        """Let all stages sample with another scheduler, on their own noise schedules.
-
-        Args:
-            scheduler: short name of a sampler (:data:`satcascade.diffusion.solvers.SOLVERS`).
-
-        Raises:
-            UsageError: unknown name.
-        """
-        self.scheduler = swap_scheduler(self.scheduler, scheduler)
-        if self.sr_unet is not None:
-            self.sr_scheduler = swap_scheduler(self.sr_scheduler, scheduler)
-
     def encode(self, captions: str | Sequence[str]) -> TextEmbeddings:
         """Embed captions with the pipeline's frozen text encoder, on the pipeline's device.
 
@@ -244,6 +230,7 @@ class CascadePipeline(StoredPipeline):
         seeds: Sequence[int] | None = None,
         stop_at: Literal["base"] | None = None,
         base_images: Tensor | None = None,
+        settings: Mapping[StageName, StageSettings] | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
@@ -267,6 +254,7 @@ class CascadePipeline(StoredPipeline):
             seeds: B seeds instead, integers in [0, 2^63).
             stop_at: ``base`` leaves super-resolution out.
             base_images: (B, 3, h, w) in [0, 1], to be super-resolved as they are; the base stage is left out.
+            settings: steps, guidance and scheduler of the stages by their names, instead of the four numbers.
             output_type: ``pil``, ``np`` or ``pt``, see :class:`CascadeOutput`.
             return_dict: otherwise a tuple ``(images, base_images)``.
             callback_on_step_end: called as ``callback(pipeline, step, timestep, {"stage": "base" or "sr",
@@ -279,8 +267,15 @@ class CascadePipeline(StoredPipeline):
             UsageError: an argument is out of range, or a scheduler does not fit.
             SatcascadeError: the text encoder cannot be had, or the network's output is not finite.
         """
-        settings = _settings(num_inference_steps, sr_num_inference_steps, guidance_scale, sr_guidance_scale)
-        stages = self._stages(settings, stop_at)
+        by_argument: dict[StageName, StageSettings] = {
+            "base": StageSettings(num_inference_steps, guidance_scale),
+            "sr": StageSettings(sr_num_inference_steps, sr_guidance_scale),
+        }
+        if settings is None:
+            settings = by_argument
+        elif set(by_argument.values()) != {StageSettings()}:
+            raise UsageError("give settings of the stages, or numbers of steps and guidance scales, not both")
+        stages = self.prepare(settings, stop_at)
         if output_type not in ("pil", "np", "pt"):
             raise UsageError(f"unknown output type '{output_type}': choose one of pil, np, pt")
         text = self._text(prompt, prompt_embeds)
@@ -310,19 +305,6 @@ class CascadePipeline(StoredPipeline):
         self.maybe_free_model_hooks()
         return CascadeOutput(images=made, base_images=made_base) if return_dict else (made, made_base)
 
-    def check_settings(self, stop_at: Literal["base"] | None = None, **settings: Any) -> None:
-        """Refuse what :meth:`__call__` would refuse, before anything is computed.
-
-        Args:
-            stop_at: as :meth:`__call__` takes it.
-            settings: ``num_inference_steps``, ``sr_num_inference_steps``, ``guidance_scale`` and
-                ``sr_guidance_scale``, likewise.
-
-        Raises:
-            UsageError: one of them is out of range, or a scheduler does not fit.
-        """
-        self._stages(_settings(**settings), stop_at)
-
     def _text(self, prompt: str | Sequence[str] | None, embeds: TextEmbeddings | None) -> TextEmbeddings:
         if (prompt is None) == (embeds is None):
             raise UsageError("give either captions (prompt) or their embeddings (prompt_embeds)")
@@ -335,32 +317,49 @@ class CascadePipeline(StoredPipeline):
         text = self.encode(distinct).to(self._execution_device)
         return text[[distinct.index(caption) for caption in captions]]
 
-    def _stages(
-        self, settings: Mapping[StageName, StageSettings], stop_at: str | None
+    def prepare(
+        self, settings: Mapping[StageName, StageSettings], stop_at: str | None = None
     ) -> list[SamplingStage]:
-        """The stages to run, each set to its steps; None stands for the configuration's default."""
+        """The stages to run, each set to its steps, before anything is computed.
+
+        Args:
+            settings: of the stages by their names; what they leave out is the model's own.
+            stop_at: as :meth:`__call__` takes it.
+
+        Raises:
+            UsageError: a setting is out of range, or a scheduler does not fit.
+        """
         if stop_at not in (None, "base"):
             raise UsageError(f"stop_at '{stop_at}' is not a stage to stop at: give 'base' or nothing")
+        config = self.config
         names = self.stage_names[:1] if stop_at == "base" else self.stage_names
-        return [self._stage(name, settings.get(name, StageSettings())) for name in names]
+        return [
+            prepare_stage(
+                name,
+                self.unet if name == "base" else self.sr_unet,
+                self.codec(name),
+                self.sampler(name, settings.get(name)),
+                guidance_interval=config.guidance_interval,
+                projected_guidance=config.projected_guidance,
+                clip_x0=config.clip_x0,
+                low_res_log_snr=config.low_res_log_snr,
+                device=self._execution_device,
+            )
+            for name in names
+        ]
 
-    def _stage(self, name: StageName, settings: StageSettings) -> SamplingStage:
-        config, base = self.config, name == "base"
-        scheduler = self.scheduler if base else self.sr_scheduler
-        if settings.scheduler is not None:
-            scheduler = swap_scheduler(scheduler, settings.scheduler)
-        return prepare_stage(
-            name,
-            self.unet if base else self.sr_unet,
-            self.codec(name),
-            scheduler,
-            config[f"{name}_steps"] if settings.steps is None else settings.steps,
-            config[f"{name}_guidance"] if settings.guidance is None else settings.guidance,
-            guidance_interval=config.guidance_interval,
-            projected_guidance=config.projected_guidance,
-            clip_x0=config.clip_x0,
-            low_res_log_snr=config.low_res_log_snr,
-            device=self._execution_device,
+    def sampler(self, stage: StageName, settings: StageSettings | None = None) -> Sampler:
+        """How a stage samples; what ``settings`` leave out is the model's own.
+
+        Raises:
+            UsageError: no scheduler goes by the name in ``settings``.
+        """
+        settings, config = settings or StageSettings(), self.config
+        scheduler = self.scheduler if stage == "base" else self.sr_scheduler
+        return Sampler(
+            scheduler if settings.scheduler is None else swap_scheduler(scheduler, settings.scheduler),
+            config[f"{stage}_steps"] if settings.steps is None else settings.steps,
+            config[f"{stage}_guidance"] if settings.guidance is None else settings.guidance,
         )
 
     def _run(
@@ -380,19 +379,6 @@ class CascadePipeline(StoredPipeline):
             )
         with autocast(self.compute_dtype, made.device):
             return stage.codec.decode(made).float()
-
-
-def _settings(
-    num_inference_steps: int | None = None,
-    sr_num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
-    sr_guidance_scale: float | None = None,
-) -> dict[StageName, StageSettings]:
-    """The settings of the stages, from the names that arguments have in diffusers."""
-    return {
-        "base": StageSettings(num_inference_steps, guidance_scale),
-        "sr": StageSettings(sr_num_inference_steps, sr_guidance_scale),
-    }
 
 
 # DiffusionPipeline.from_pretrained looks the class of a saved pipeline up in diffusers' own namespace.

@@ -32,11 +32,11 @@ def noised_low_res(stage: SamplingStage, images: Tensor, noise: Tensor) -> LowRe
 
     They are noised to the stage's level (noise conditioning augmentation, Ho et al. 2021).
     """
-    config = stage.denoiser.config
     log_snr = torch.full((len(images),), stage.low_res_log_snr, device=images.device)
     # By way of [0, 1], where the stages of RSDiff meet: that rounds.
-    side = config.sample_size * stage.codec.factor
-    resized = resize_low_res((images + 1) * 0.5 * 2 - 1, side, config.low_res_resize)
+    resized = resize_low_res(
+        (images + 1) * 0.5 * 2 - 1, stage.image_size, stage.denoiser.config.low_res_resize
+    )
     return LowRes(add_noise(stage.codec.encode(resized), noise, log_snr), log_snr)
 
 

@@ -9,7 +9,8 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from satcascade.diffusion.process import Prediction, dynamic_threshold, from_x0, guide, to_x0
+from satcascade.diffusion.guidance import dynamic_threshold, guide
+from satcascade.diffusion.process import Prediction, from_x0, to_x0
 from satcascade.hardware.precision import autocast
 from satcascade.models.text import TextEmbeddings
 from satcascade.sampling.condition import Condition, noised_low_res

@@ -6,12 +6,12 @@ import copy
 import inspect
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from satcascade.config.preset import StageName
+from satcascade.config.stage_settings import StageName
 from satcascade.diffusion.rsdiff_scheduler import RSDiffScheduler
 from satcascade.diffusion.schedulers import check_scheduler, set_steps
 from satcascade.errors import UsageError
@@ -19,6 +19,20 @@ from satcascade.models.codec import Codec
 from satcascade.models.denoiser import Denoiser
 
 Clipping = bool | Literal["dynamic"]
+
+
+class Sampler(NamedTuple):
+    """How a stage samples, with nothing left open.
+
+    Attributes:
+        scheduler: on the stage's noise schedule.
+        steps: of the scheduler, which may call the network several times in each.
+        guidance: classifier-free guidance scale; 1 is none.
+    """
+
+    scheduler: Any
+    steps: int
+    guidance: float
 
 
 @dataclass(frozen=True)
@@ -68,14 +82,17 @@ class SamplingStage:
         size = int(self.denoiser.config.sample_size)
         return self.codec.channels, size, size
 
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of its images."""
+        return self.shape[-1] * self.codec.factor
+
 
 def prepare_stage(
     name: StageName,
     denoiser: Denoiser,
     codec: Codec,
-    scheduler: Any,
-    steps: int,
-    guidance: float,
+    sampler: Sampler,
     *,
     guidance_interval: tuple[float, float] | None,
     projected_guidance: bool,
@@ -85,14 +102,14 @@ def prepare_stage(
 ) -> SamplingStage:
     """Set a stage to its steps.
 
-    The arguments are what :class:`SamplingStage` says of them, but for these: the stage has a copy of
-    ``scheduler``; ``steps`` are the scheduler's, which may call the network several times in each; guidance
-    applies in ``guidance_interval``, a range (lowest, highest) of log-SNR, or everywhere; ``device`` is where
-    the networks run.
+    The arguments are what :class:`SamplingStage` says of them, but for these: the stage has a copy of the
+    scheduler of ``sampler``; guidance applies in ``guidance_interval``, a range (lowest, highest) of log-SNR,
+    or everywhere; ``device`` is where the networks run.
 
     Raises:
         UsageError: an argument is out of range, or the scheduler does not fit.
     """
+    scheduler, steps, guidance = sampler
     if not guidance >= 0:
         raise UsageError(f"guidance scale {guidance} is negative: 1 is none, larger follows the caption more")
     check_scheduler(scheduler, denoiser.prediction_type)

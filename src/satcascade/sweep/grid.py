@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from satcascade.config.stage_settings import StageName, StageSettings
 from satcascade.data.prepared import PreparedDataset
 from satcascade.diffusion.schedulers import solver_name, swap_scheduler
 from satcascade.errors import UsageError
@@ -115,9 +116,7 @@ class Grid:
     def _cell(
         self, source: Source, pipeline: CascadePipeline, scheduler: str | None, sampling: dict[str, Any]
     ) -> Cell:
-        pipeline.check_settings(
-            num_inference_steps=sampling["base_steps"], sr_num_inference_steps=sampling["sr_steps"]
-        )
+        stages = pipeline.prepare(stages_of(sampling))
         used = {key: pipeline.config[key] if value is None else value for key, value in sampling.items()}
         with_sr = pipeline.sr_unet is not None
         columns = {
@@ -130,7 +129,7 @@ class Grid:
             "sr_cond_scale": cell_text(used["sr_guidance"]) if with_sr else "",
             "base_steps": str(used["base_steps"]),
             "sr_steps": str(used["sr_steps"]) if with_sr else "",
-            "size": str((pipeline.sr_unet if with_sr else pipeline.unet).config.sample_size),
+            "size": str(stages[-1].image_size),
             "n_gen": str(self._request.n),
         }
 
@@ -174,6 +173,14 @@ class Grid:
 
     def _load(self, model: str) -> CascadePipeline:
         return load_pipeline(model, device=self._request.device, precision=self._request.precision)
+
+
+def stages_of(sampling: Mapping[str, Any]) -> dict[StageName, StageSettings]:
+    """The settings of the stages of a cell."""
+    return {
+        "base": StageSettings(sampling["base_steps"], sampling["base_guidance"]),
+        "sr": StageSettings(sampling["sr_steps"], sampling["sr_guidance"]),
+    }
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class SweepRequest:
             Frechet distance on the first feature network, or what is measured.
         batch_size: images at once.
         device: where images are made and feature networks compute: ``auto``, ``cpu``, ``cuda``, ...
-        precision: as of :func:`satcascade.pipelines.cascade.load_pipeline`.
+        precision: as of :func:`satcascade.zoo.load_pipeline`.
 
     Raises:
         UsageError: an axis without values, a value out of range, an unknown scheduler, metric or measure, the

@@ -33,7 +33,7 @@ from satcascade.generation.run import GenerationRequest, generate
 from satcascade.hardware.devices import pick_device
 from satcascade.io.folders import DescribedFolder
 from satcascade.io.locks import exclusive
-from satcascade.sweep.grid import Cell, Grid, sampled_by
+from satcascade.sweep.grid import Cell, Grid, sampled_by, stages_of
 from satcascade.sweep.request import SWEPT, SweepRequest
 from satcascade.sweep.table import FIGURE, KEY, TABLE, SweepReport, best_row, cell_text, read_table
 
@@ -185,7 +185,7 @@ class _Work:
                     self.out / cell.folder,
                     seed=request.seed,
                     batch_size=request.batch_size,
-                    **cell.sampling,
+                    stages=stages_of(cell.sampling),
                 ),
                 progress=self.progress,
             )

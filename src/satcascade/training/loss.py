@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from satcascade.diffusion.process import add_noise, loss_weight, low_res_estimate, training_target
+from satcascade.diffusion.process import add_noise, training_target
+from satcascade.diffusion.weighting import loss_weight
+from satcascade.models.denoiser import Denoiser
 from satcascade.training.batches import Batch
 
 
@@ -15,14 +15,13 @@ class DenoisingLoss(nn.Module):
     """Weighted squared error of a network's prediction; a module, so that it can be distributed whole.
 
     Args:
-        model: a :class:`satcascade.models.denoiser.Denoiser`; its ``config`` says what it is asked for
-            (``prediction_type``) and, for the ``edm`` weighting, the root mean square of images
-            (``sigma_data``, 0.5 where it says nothing).
-        weighting: see :func:`satcascade.diffusion.process.loss_weight`.
+        model: the network; it says what it is asked for and, for the ``edm`` weighting, the standard
+            deviation of that.
+        weighting: see :func:`satcascade.diffusion.weighting.loss_weight`.
         compiled: compile it whole, noising and text head included; anew for every new shape.
     """
 
-    def __init__(self, model: nn.Module, weighting: str, compiled: bool = False):
+    def __init__(self, model: Denoiser, weighting: str, compiled: bool = False):
         super().__init__()
         self.model = model
         self.weighting = weighting
@@ -34,22 +33,17 @@ class DenoisingLoss(nn.Module):
         return error
 
     def _weighted_error(self, batch: Batch) -> Tensor:
-        model: Any = self.model
+        model: Denoiser = self.model
         low_res = None
         if batch.low_res is not None:
             assert batch.low_res_noise is not None
             assert batch.low_res_log_snr is not None
             low_res = add_noise(batch.low_res, batch.low_res_noise, batch.low_res_log_snr)
         x_t = add_noise(batch.images, batch.noise, batch.log_snr)
-        kind = model.config.prediction_type
+        kind = model.prediction_type
         text = model.encode_text(batch.text.embeddings, batch.text.mask, batch.keep)
         prediction = model(x_t, batch.log_snr, text, low_res, batch.low_res_log_snr)
         target = training_target(batch.images, batch.noise, batch.log_snr, kind)
-        sigma_data = getattr(model.config, "sigma_data", 0.5)
-        residual = getattr(model.config, "sigma_residual", None)
-        if residual is not None:
-            assert batch.low_res_log_snr is not None
-            _, left = low_res_estimate(batch.low_res_log_snr, sigma_data, residual)
-            sigma_data = left.flatten()
+        sigma_data = model.data_std(batch.low_res_log_snr)
         weight = loss_weight(batch.log_snr, kind, self.weighting, sigma_data=sigma_data)
         return weight * (prediction.float() - target).square().mean(dim=(1, 2, 3))

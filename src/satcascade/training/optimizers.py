@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from satcascade.config.training import Training
 from satcascade.hardware.precision import bf16_is_fast
+from satcascade.models.denoiser import Denoiser
 
 # Coefficients of the quintic iteration of Jordan et al. 2024 ("Muon: an optimizer for hidden layers"):
 # they push all singular values near 1 in five rounds, without converging exactly.
@@ -95,15 +96,13 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     return (x.mT if tall else x).to(matrices.dtype)
 
 
-def make_optimizers(model: nn.Module, training: Training) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: Denoiser, training: Training) -> list[torch.optim.Optimizer]:
     """The optimisers of a run; each parameter belongs to one of them.
 
-    Weight decay is applied to matrices and kernels only. Muon takes the inner ones: not
-    the convolutions that map from and to pixels.
+    Weight decay is applied to matrices and kernels only. Muon takes the inner ones: not those of the
+    network's rim.
     """
-    rim = ("stem", "filters", "out", "detail.stem", "detail.out")
-    outer = [module for name, module in model.named_modules() if name in rim]
-    at_the_rim = {id(parameter) for module in outer for parameter in module.parameters()}
+    at_the_rim = {id(parameter) for parameter in model.rim_parameters()}
     settings = training.optimizer
     matrices, inner, vectors = [], [], []
     for parameter in model.parameters():

@@ -170,7 +170,7 @@ def stored_latents(
 
 
 def _check_channels(settings: Preset, stages: Sequence[StageName], codec: Codec) -> None:
-    channels = getattr(settings.base.model, "in_channels", PIXELS.channels)
+    channels = settings.base.model.channels
     if "base" in stages and channels != codec.channels:
         raise UsageError(
             f"base.model.in_channels is {channels}, its codec has {codec.channels} channels: set it to that"

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from satcascade.config.preset import Preset, StageName
 from satcascade.config.training import FREE_SECTIONS
@@ -23,16 +23,13 @@ from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.io.files import written_whole
 from satcascade.models.codec import PixelCodec
+from satcascade.models.denoiser import Denoiser
 from satcascade.models.registry import build_model
 from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.training.checkpoints import CheckpointFolder, read_weights
 from satcascade.training.post_hoc_averages import averaged
 
 RUN_FILE = "run.json"
-# Settings of a network under which the same weights mean something else.
-_MEANINGS = ("prediction_type", "preconditioned")
-# What CompactUNet calls the level that a trained network can be given.
-_DETAIL = "detail."
 _PACKAGES = ("satcascade", "torch", "diffusers", "transformers", "accelerate")
 
 
@@ -130,7 +127,7 @@ class TrainedStage:
 
     settings: Preset
     encoder_fingerprint: str
-    model: nn.Module
+    model: Denoiser
 
 
 @dataclass(frozen=True)
@@ -231,7 +228,7 @@ def _average(run: Path, step: int | None) -> dict[str, Tensor]:
     return read_weights(averages[step], "ema")
 
 
-def trained_network(origin: Path | str, stage: StageName) -> nn.Module:
+def trained_network(origin: Path | str, stage: StageName) -> Denoiser:
     """The network of a run or of a saved cascade.
 
     Args:
@@ -251,17 +248,17 @@ def trained_network(origin: Path | str, stage: StageName) -> nn.Module:
         named = named_checkpoint(origin)
         return trained_stage(named.run, stage, named.step, named.length).model
     cascade = CascadePipeline.from_pretrained(origin)
-    network: nn.Module | None = cascade.unet if stage == "base" else cascade.sr_unet
+    network: Denoiser | None = cascade.unet if stage == "base" else cascade.sr_unet
     if network is None:
         raise UsageError(f"{origin} has no network of stage '{stage}' to start from")
     return network
 
 
-def initial_weights(origin: Path | str, stage: StageName, model: nn.Module) -> dict[str, Tensor]:
+def initial_weights(origin: Path | str, stage: StageName, model: Denoiser) -> dict[str, Tensor]:
     """Weights for a run to start from.
 
-    A compact network without a detail level may start one that has it: the level's own weights are those
-    of ``model``, which add nothing until they are trained.
+    A network may start from one that lacks some of its parts, see
+    :meth:`satcascade.models.denoiser.Denoiser.starting_weights`.
 
     Args:
         origin: as :func:`trained_network` takes it.
@@ -273,9 +270,7 @@ def initial_weights(origin: Path | str, stage: StageName, model: nn.Module) -> d
         SatcascadeError: it is damaged.
     """
     network = trained_network(origin, stage)
-    weights: dict[str, Tensor] = network.state_dict()
-    if not any(name.startswith(_DETAIL) for name in weights):
-        weights |= {name: value for name, value in model.state_dict().items() if name.startswith(_DETAIL)}
+    weights = model.starting_weights(network.state_dict())
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     for name in sorted(expected.keys() | found.keys()):
@@ -285,13 +280,11 @@ def initial_weights(origin: Path | str, stage: StageName, model: nn.Module) -> d
                 f"the {stage} network of {origin} is another one ({name} is {theirs}, here {ours}): "
                 "choose the preset and model settings that it was made with"
             )
-    # Any: what a diffusers model's config is, no type says.
-    networks: tuple[Any, Any] = (network, model)
-    for key in _MEANINGS:
-        theirs, ours = (each.config.get(key) for each in networks)
-        if theirs != ours:
+    for key, meant in model.meaning.items():
+        before = network.meaning.get(key)
+        if before != meant:
             raise UsageError(
-                f"the {stage} network of {origin} has another {key} ({theirs}, here {ours}): set "
+                f"the {stage} network of {origin} has another {key} ({before}, here {meant}): set "
                 f"{stage}.model.{key} to what it was trained with"
             )
     return weights

@@ -26,6 +26,7 @@ from satcascade.errors import SatcascadeError
 from satcascade.io.files import written_whole
 from satcascade.io.locks import exclusive
 from satcascade.models.codec import PIXELS, Codec
+from satcascade.models.denoiser import Denoiser
 from satcascade.models.registry import build_model
 from satcascade.seeds import derived_seed
 from satcascade.training.averages import PowerAverages, WeightAverage
@@ -350,7 +351,7 @@ class StageTrainer:
                 self._checkpoints.save_snapshot(self.step, power)
 
     @contextmanager
-    def _averaged(self) -> Iterator[torch.nn.Module]:
+    def _averaged(self) -> Iterator[Denoiser]:
         """The network with the averaged weights, as any of the processes may use it alone."""
         if not self._sharded:
             with self._average.applied(self._model):

@@ -31,6 +31,7 @@ from satcascade.evaluation.networks.features import load_features, real_features
 from satcascade.hardware.precision import autocast
 from satcascade.io.files import full_disk_refused
 from satcascade.models.codec import PIXELS, Codec
+from satcascade.models.denoiser import Denoiser
 from satcascade.seeds import derived_seed
 from satcascade.training.batches import BatchSource
 from satcascade.training.device_data import DeviceData
@@ -133,7 +134,7 @@ class Validation:
         if self._quality is not None:
             self._quality.open()
 
-    def __call__(self, model: nn.Module, dtype: torch.dtype, step: int) -> dict[str, Any]:
+    def __call__(self, model: Denoiser, dtype: torch.dtype, step: int) -> dict[str, Any]:
         """A row of measurements of a network as it is now, computing in ``dtype``.
 
         That of the main process counts: in the others the quality of pictures is missing.
@@ -249,7 +250,7 @@ class FixedLoss:
         )
 
     @torch.no_grad()
-    def __call__(self, model: nn.Module, dtype: torch.dtype) -> float:
+    def __call__(self, model: Denoiser, dtype: torch.dtype) -> float:
         """The loss with the weights that ``model`` has now, computing in ``dtype``."""
         was_training = model.training
         device = next(model.parameters()).device

@@ -1,0 +1,35 @@
+"""Guidance and thresholding, whatever the numbers."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from satcascade.diffusion.guidance import dynamic_threshold, guide
+
+
+def images(seed: int, count: int = 2) -> torch.Tensor:
+    return torch.randn(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@given(st.integers(0, 1000), st.booleans())
+def test_guidance_of_one_is_the_conditional_prediction(seed, projected):
+    conditional, null = images(seed), images(seed + 1)
+    torch.testing.assert_close(guide(conditional, null, 1.0, projected), conditional)
+
+
+@given(st.integers(0, 1000), st.floats(1.5, 10))
+def test_projected_guidance_moves_at_a_right_angle(seed, scale):
+    conditional, null = images(seed), images(seed + 1)
+    move = guide(conditional, null, scale, projected=True) - conditional
+    assert (move * conditional).sum((1, 2, 3)).abs().max() < 1e-8
+    plain = guide(conditional, null, scale) - conditional
+    torch.testing.assert_close(plain, (scale - 1) * (conditional - null))
+
+
+@given(st.integers(0, 1000), st.floats(0.1, 5))
+def test_dynamic_threshold_keeps_images_in_range(seed, scale):
+    x0 = images(seed) * scale
+    result = dynamic_threshold(x0)
+    assert result.abs().max() <= 1 + 1e-9
+    inside = x0.clamp(-1, 1)
+    torch.testing.assert_close(dynamic_threshold(inside), inside)
