@@ -30,8 +30,7 @@ decoder:
   warmup_steps: 2
   decay_steps: 3
   noise_share: 0.5
-  adversarial: 0.5
-  adversarial_from: 3
+  texture_weight: 1.0
 batch_size: 2
 crop: 32
 log_every: 2

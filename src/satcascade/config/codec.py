@@ -65,9 +65,8 @@ class DecoderTraining(Phase):
             normalised latents.
         gradient_weight: of the error of differences between neighbours, beside that of pixels.
         teacher_weight: of the teacher's picture as a second target, beside the real image; with a teacher.
-        adversarial: size of the critic's gradient relative to that of the other terms; 0 trains without one.
-        adversarial_from: the step of the decoder at which the critic begins.
-        critic_learning_rate: of the critic, with the decoder's warm-up and decay.
+        texture_weight: of the error of the amount of texture, see
+            :func:`satcascade.training.codec.losses.texture_error`.
     """
 
     noise_share: float = Field(0.0, ge=0.0, le=1.0)
@@ -75,9 +74,7 @@ class DecoderTraining(Phase):
     noise_high: PositiveFloat = 0.2
     gradient_weight: float = Field(1.0, ge=0.0)
     teacher_weight: float = Field(0.0, ge=0.0)
-    adversarial: float = Field(0.0, ge=0.0)
-    adversarial_from: int = Field(0, ge=0)
-    critic_learning_rate: PositiveFloat = 4.0e-4
+    texture_weight: float = Field(0.0, ge=0.0)
 
     @model_validator(mode="after")
     def _check_noise(self) -> DecoderTraining:

@@ -7,11 +7,10 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from satcascade.config.codec import CodecSettings, Phase
@@ -30,13 +29,8 @@ from satcascade.training.checkpoints import (
     optimizer_tensors,
 )
 from satcascade.training.codec.components import patch_components, set_decoder, set_encoder
-from satcascade.training.codec.critic import (
-    PatchCritic,
-    adversarial_gradient,
-    critic_loss,
-    reconstruction_loss,
-)
 from satcascade.training.codec.crops import draw_crops, noised
+from satcascade.training.codec.losses import reconstruction_loss
 from satcascade.training.codec.targets import TeacherTargets
 from satcascade.training.history import History
 from satcascade.training.optimizers import learning_rate
@@ -89,11 +83,8 @@ class CodecTrainer:
         self._encoder_steps = settings.encoder.steps if targets is not None else 0
         torch.manual_seed(derived_seed(settings.seed, "weights"))
         self.vae = new_autoencoder(settings).to(device, memory_format=torch.channels_last)
-        # Any: the type of `to` lacks the memory format.
-        critic: Any = PatchCritic()
-        self._critic: PatchCritic = critic.to(device, memory_format=torch.channels_last)
         self._check()
-        self._optimizers = self._new_optimizers()
+        self._optimizer = self._new_optimizer()
         self._average = WeightAverage(self.vae.decoder, settings.ema_half_life)
         self._checkpoints = CheckpointFolder(out)
         checkpoint = self._checkpoints.load_last()
@@ -182,12 +173,11 @@ class CodecTrainer:
         """
         self._record()
         if self.step not in self._checkpoints.steps():
-            parts = {"vae": self.vae.state_dict(), "critic": self._critic.state_dict()}
-            model = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
+            model = dict(self.vae.state_dict())
             for name in _STATISTICS:
                 if self.vae.config[name] is not None:
                     model[name] = torch.tensor(self.vae.config[name], dtype=torch.float64)
-            state = optimizer_tensors(self._optimizers)
+            state = optimizer_tensors([self._optimizer])
             self._checkpoints.save(Checkpoint(self.step, model, self._average.shadow, state))
         if self.step >= self._encoder_steps:
             with self._average.applied(self.vae.decoder):
@@ -229,9 +219,7 @@ class CodecTrainer:
         )
         latents = self.vae.encode(images).latents
         loss = (latents - wanted.to(self._device).float()).square().mean()
-        self._optimizers[0].zero_grad(set_to_none=True)
-        loss.backward()
-        return self._update(list(self.vae.encoder.parameters()), rate, loss)
+        return self._update(self.vae.encoder, loss, rate)
 
     def _reconstruct(self, rate: float) -> Tensor:
         """One step of the decoder; loss and gradient norm, (2,)."""
@@ -247,37 +235,23 @@ class CodecTrainer:
         with torch.no_grad():
             latents = (self.vae.encode(real).latents - self._mean) / self._std
             latents = noised(latents, training, settings.seed, self.step) * self._std + self._mean
-        made = self.vae.decode(latents).sample
-        leaf = made.detach().requires_grad_()
-        loss = reconstruction_loss(leaf, real, training.gradient_weight)
+        decoded = self.vae.decode(latents).sample
+        weights = training.gradient_weight, training.texture_weight
+        loss = reconstruction_loss(decoded, real, *weights)
         for picture in taught:
-            loss = loss + training.teacher_weight * reconstruction_loss(
-                leaf, picture, training.gradient_weight
-            )
-        (gradient,) = torch.autograd.grad(loss, leaf)
-        if training.adversarial and self.step - self._encoder_steps >= training.adversarial_from:
-            share = rate / training.learning_rate
-            self._train_critic(real, made.detach(), share * training.critic_learning_rate)
-            against = adversarial_gradient(self._critic, real, made)
-            gradient += training.adversarial * gradient.norm() / (against.norm() + 1e-12) * against
-        self._optimizers[0].zero_grad(set_to_none=True)
-        made.backward(gradient)
-        found = self._update(list(self.vae.decoder.parameters()), rate, loss)
+            loss = loss + training.teacher_weight * reconstruction_loss(decoded, picture, *weights)
+        loss_and_norm = self._update(self.vae.decoder, loss, rate)
         seen = (self.step + 1 - self._encoder_steps) * settings.batch_size
         self._average.update(self.vae.decoder, seen, settings.batch_size)
-        return found
+        return loss_and_norm
 
-    def _train_critic(self, real: Tensor, made: Tensor, rate: float) -> None:
-        optimizer = self._optimizers[1]
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.zero_grad(set_to_none=True)
-        critic_loss(self._critic, real, made).backward()
-        optimizer.step()
-
-    def _update(self, parameters: list[torch.nn.Parameter], rate: float, loss: Tensor) -> Tensor:
-        norm = clip_grad_norm_(parameters, self._settings.gradient_clip)
-        self._optimizers[0].param_groups[0]["lr"] = rate
-        self._optimizers[0].step()
+    def _update(self, network: nn.Module, loss: Tensor, rate: float) -> Tensor:
+        """Take the optimiser's step; loss and gradient norm before clipping, (2,)."""
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = clip_grad_norm_(network.parameters(), self._settings.gradient_clip)
+        self._optimizer.param_groups[0]["lr"] = rate
+        self._optimizer.step()
         return torch.stack([loss.detach(), norm])
 
     def _images(self, places: np.ndarray) -> Tensor:
@@ -285,14 +259,10 @@ class CodecTrainer:
         pixels = torch.from_numpy(self._dataset.images[self._rows[places]]).to(self._device)
         return to_float(pixels, pixels.shape[1])
 
-    def _new_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Those of the phase that the next step belongs to."""
-        if self.step < self._encoder_steps:
-            return [torch.optim.AdamW(self.vae.encoder.parameters(), betas=(0.9, 0.99), weight_decay=0.0)]
-        return [
-            torch.optim.AdamW(self.vae.decoder.parameters(), betas=(0.9, 0.99), weight_decay=0.0),
-            torch.optim.AdamW(self._critic.parameters(), betas=(0.5, 0.99), weight_decay=0.0),
-        ]
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        """That of the phase which the next step belongs to."""
+        network = self.vae.encoder if self.step < self._encoder_steps else self.vae.decoder
+        return torch.optim.AdamW(network.parameters(), betas=(0.9, 0.99), weight_decay=0.0)
 
     @torch.no_grad()
     def _measured(self) -> dict[str, list[float]]:
@@ -321,7 +291,7 @@ class CodecTrainer:
         self._mean, self._std = (
             torch.tensor(statistics[name], device=self._device).float().view(-1, 1, 1) for name in _STATISTICS
         )
-        self._optimizers = self._new_optimizers()
+        self._optimizer = self._new_optimizer()
         self._average = WeightAverage(self.vae.decoder, self._settings.ema_half_life)
 
     def _take(self, given: TinyAutoencoder) -> None:
@@ -342,13 +312,12 @@ class CodecTrainer:
 
     def _load(self, checkpoint: Checkpoint) -> None:
         self.step = checkpoint.step
-        for name, module in (("vae", self.vae), ("critic", self._critic)):
-            for key, value in module.state_dict().items():
-                fill(value, checkpoint.model[f"{name}.{key}"])
+        for name, value in self.vae.state_dict().items():
+            fill(value, checkpoint.model[name])
         if self.step >= self._encoder_steps:
             self._freeze({name: checkpoint.model[name].tolist() for name in _STATISTICS})
         self._average.load(checkpoint.ema)
-        load_optimizer_tensors(self._optimizers, checkpoint.optimizer)
+        load_optimizer_tensors([self._optimizer], checkpoint.optimizer)
 
     def _record(self) -> None:
         """Check and write down the steps since the last time."""

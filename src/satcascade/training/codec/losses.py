@@ -1,0 +1,52 @@
+"""What the decoder is trained on: pixels, edges, and how much texture there is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Texture is compared over windows of this side, every half of it.
+_WINDOW = 8
+# Deviations of differences below its root are no texture.
+_LEAST = 1e-5
+
+
+def reconstruction_loss(
+    decoded: Tensor, real: Tensor, gradient_weight: float, texture_weight: float
+) -> Tensor:
+    """Mean absolute errors of pixels, of differences between neighbours, and of the amount of texture.
+
+    Args:
+        decoded: (B, 3, H, W) in [-1, 1] or a little beyond; H and W at least 16.
+        real: the same shape.
+        gradient_weight: of the second error.
+        texture_weight: of the third.
+    """
+    error = decoded - real
+    loss = error.abs().mean()
+    if gradient_weight:
+        steps = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        loss = loss + gradient_weight * steps / 2
+    if texture_weight:
+        loss = loss + texture_weight * texture_error(decoded, real)
+    return loss
+
+
+def texture_error(decoded: Tensor, real: Tensor) -> Tensor:
+    """Mean absolute error of the root mean square of differences between neighbours, window by window.
+
+    A decoder that minimises errors of pixels leaves out what it cannot know of a texture, and blurs it. This
+    error does not ask where the details are, only that there are as many; at full and at half resolution,
+    across and down.
+    """
+    errors = []
+    for scale in (1, 2):
+        pictures = [F.avg_pool2d(picture, scale) for picture in (decoded, real)]
+        for dim in (-1, -2):
+            amounts = [
+                (F.avg_pool2d(picture.diff(dim=dim).square(), _WINDOW, _WINDOW // 2) + _LEAST).sqrt()
+                for picture in pictures
+            ]
+            errors.append((amounts[0] - amounts[1]).abs().mean())
+    return torch.stack(errors).mean()
