@@ -20,11 +20,10 @@ from pieces import MIB, cut_archive, joined, read_archive, run_script
 from torch import Tensor
 
 from satcascade.errors import UsageError
+from satcascade.formats.training_run import METRICS, RUN_FILE, VALIDATION
 from satcascade.io.files import written_whole
 from satcascade.training.checkpoints import WEIGHTS, Checkpoint, CheckpointFolder
-from satcascade.training.history import METRICS, read_rows
-from satcascade.training.run_folder import RUN_FILE
-from satcascade.training.validation import VALIDATION
+from satcascade.training.history import read_rows
 
 ARCHIVE = "checkpoint.tar"
 # A line a step, and a line a validation where there are any.

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from satcascade.data.latents import StoredLatents, encode_latents
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.models.codec import LatentCodec
+from satcascade.pipelines.cascade import CascadePipeline
+from satcascade.training.assemble import assemble
 from satcascade.training.batches import BatchSource
 from satcascade.training.device_data import DeviceData
 from tiny_codec import saved_codec, tiny_codec
@@ -127,3 +130,31 @@ def test_a_folder_without_an_autoencoder_is_refused(
 ) -> None:
     with pytest.raises(SatcascadeError, match="holds no whole autoencoder"):
         run(preset, data, tmp_path / "run", f"codec={tmp_path}")
+
+
+def test_a_run_of_latents_becomes_a_pipeline_of_one_stage(
+    data: PreparedDataset, preset: str, tmp_path: Path
+) -> None:
+    run(preset, data, tmp_path / "run", "training.sample_every=12")
+    # The grid of pictures: eight of them, as large as the codec makes them.
+    with Image.open(tmp_path / "run/samples/step-0000012.png") as grid:
+        assert grid.height == SIDE
+    # A better decoder of the same latents may take the place of the one that there was.
+    better = tiny_codec().vae
+    with torch.no_grad():
+        next(iter(better.decoder.parameters())).mul_(1.5)
+    for vae in (None, better):
+        out = tmp_path / f"model-{vae is None}"
+        made = assemble(tmp_path / "run", None, out, half=True, vae=vae)
+        loaded = CascadePipeline.from_pretrained(out)
+        assert loaded.sr_unet is None
+        assert loaded.config.vae_fingerprint == tiny_codec().fingerprint
+        images = [
+            pipe("a pond", seeds=[3], output_type="pt", return_dict=False)[0] for pipe in (loaded, loaded)
+        ]
+        assert images[0].shape == (1, 3, SIDE, SIDE)
+        assert torch.equal(*images)
+        assert made.unet.dtype == torch.float16
+    other = saved_codec(tmp_path / "other", seed=1)
+    with pytest.raises(SatcascadeError, match="fingerprint"):
+        assemble(tmp_path / "run", None, tmp_path / "x", vae=LatentCodec.load(Path(other)).vae)

@@ -135,13 +135,13 @@ def test_several_runs_stand_side_by_side_with_what_differs(runs: Path) -> None:
         "training.schedule.steps": (8, 6),
         "training.optimizer.learning_rate": changed["training.optimizer.learning_rate"],
     }
-    assert changed["training.learning_rate"][1] == 1e-5
+    assert changed["training.optimizer.learning_rate"][1] == 1e-5
     text = table(found)
     rows = {line[:15].strip(): line for line in text.splitlines()}
     assert rows["started from"].split()[-1] == "first"
     assert "8 of 8" in rows["steps"]
     assert "6 of 6" in rows["steps"]
-    assert "training.learning_rate" in text
+    assert "training.optimizer.learning_rate" in text
     assert "training.batch_size" not in text
     assert "the same settings" in table([found[0], found[0]])
 

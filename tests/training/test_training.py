@@ -104,11 +104,11 @@ def test_bad_input_is_refused_before_anything_is_written(tiny_preset, prepared_s
     out = tmp_path / "run"
     cases = {
         "training.batch_size=0": r"base\.training\.batch_size",
-        "training.steps=-1": r"base\.training\.steps",
+        "training.steps=-1": r"base\.training\.schedule\.steps",
         "training.colour=red": r"base\.training\.colour: unknown key",
         "training.batch_size": "not of the form",
         "text_encoder.name=x": "not a section",
-        "training.crop=999": "training.crop of 999 px is larger",
+        "training.crop=999": "training.augmentation.crop of 999 px is larger",
     }
     for override, message in cases.items():
         with pytest.raises(UsageError, match=message):

@@ -193,7 +193,7 @@ def test_a_run_ends_when_patience_does_and_keeps_its_best(preset, prepared_synth
     out = run(preset, prepared_synthetic, tmp_path / "run", *settings)
     stopped = (
         f"{out}: stopped at step 8: no better loss in 3 validations, the best is "
-        f"{rows(out)[0]['loss']:.4g} at step 2 (a larger training.patience goes on)\n"
+        f"{rows(out)[0]['loss']:.4g} at step 2 (a larger training.validation.patience goes on)\n"
     )
     assert capsys.readouterr().err == stopped
     assert [row["step"] for row in rows(out)] == [2, 4, 6, 8]
@@ -273,7 +273,7 @@ def test_checkpoints_go_by_name(preset, prepared_synthetic, tmp_path, capsys):
     (out / "best.json").unlink()
     for name, message in (
         ("7", "has no checkpoint of step 7: it has 4, 8"),
-        ("best", "no best checkpoint: train it with training.validate_every"),
+        ("best", "no best checkpoint: train it with training.validation.every"),
         ("first", "give RUN@STEP, such as .*@1000, or .*@best"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -297,7 +297,7 @@ def test_pictures_are_measured_as_images_of_their_captions(preset, prepared_synt
     """Real images in the place of pictures: no distance from themselves, and scenes as told."""
     real: list[torch.Tensor] = []
 
-    def given(settings, stage, model, dtype, text, images, seeds):
+    def given(settings, stage, model, dtype, text, images, seeds, codec):
         real.append((images + 1) / 2)
         return real[-1]
 
@@ -344,8 +344,11 @@ def test_what_cannot_be_validated_is_refused_before_anything_is_written(
 ):
     out, every = tmp_path / "run", "training.validate_every=2"
     for overrides, message in (
-        (["training.patience=2"], r"training: .*patience needs validations: set validate_every too"),
-        (["training.validate_samples=4"], "validate_samples needs validations"),
+        (
+            ["training.patience=2"],
+            r"training\.validation: .*patience needs validations: set validation.every too",
+        ),
+        (["training.validate_samples=4"], "samples needs validations"),
         ([every, "training.validate_samples=5"], "give 4 or more and at most the 4 images of split 'val'"),
         ([every, "training.validate_samples=3"], "give 4 or more"),
     ):

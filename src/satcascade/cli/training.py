@@ -78,21 +78,38 @@ def train(
 
 
 def assemble(
-    base_run: Annotated[
-        str, typer.Argument(help="Run of the base stage; also RUN@STEP, RUN@best, RUN@STEP:LENGTH.")
+    folders: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="BASE_RUN [SR_RUN] OUT",
+            help="Runs of the stages, also as RUN@STEP, RUN@best, RUN@STEP:LENGTH; and the folder to write.",
+        ),
     ],
-    sr_run: Annotated[str, typer.Argument(help="Run of the super-resolution stage, likewise.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    vae: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Autoencoder with a better decoder than the run's.")
+    ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
 ) -> None:
-    """Make a model folder of the averaged weights of two training runs."""
-    for run in (base_run, sr_run):
+    """Make a model folder of the averaged weights of one training run, or of one of each stage."""
+    if not 2 <= len(folders) <= 3:
+        raise UsageError(
+            "give the run of the base stage, that of super-resolution if any, and the folder to write"
+        )
+    *runs, out = folders
+    for run in runs:
         if not any(Path(folder).is_dir() for folder in (run, run.rpartition("@")[0] or run)):
             raise UsageError(f"no run folder {run}: 'satcascade train' makes one")
 
+    from satcascade.models.codec import LatentCodec
     from satcascade.training.assemble import assemble
 
-    assemble(base_run, sr_run, out, half=half)
+    assemble(
+        runs[0],
+        runs[1] if len(runs) > 1 else None,
+        Path(out),
+        half=half,
+        vae=None if vae is None else LatentCodec.load(vae).vae,
+    )
     print(f"model in {out}: use it with 'satcascade sample CAPTION --model {out}'")
 
 

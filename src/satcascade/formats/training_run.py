@@ -8,3 +8,5 @@ VALIDATION = "validation.jsonl"
 TENSORBOARD = "tensorboard"
 # The step that validation found best.
 BEST = "best.json"
+# The autoencoder whose latents a run is trained on.
+VAE = "vae"

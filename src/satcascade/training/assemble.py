@@ -9,6 +9,7 @@ from torch import nn
 
 from satcascade.config.preset import StageName
 from satcascade.errors import UsageError
+from satcascade.models.codec import LatentCodec, TinyAutoencoder
 from satcascade.pipelines.assembly import build_pipeline
 from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.training.run_folder import TrainedStage, named_checkpoint, trained_stage
@@ -20,6 +21,7 @@ def assemble(
     out: Path,
     *,
     half: bool = False,
+    vae: TinyAutoencoder | None = None,
 ) -> CascadePipeline:
     """Make a pipeline of the averaged weights of one or two runs and save it.
 
@@ -29,6 +31,8 @@ def assemble(
         sr_run: likewise of the super-resolution stage; None makes a pipeline of base images only.
         out: the pipeline's folder, written by ``save_pretrained``.
         half: store weights in float16.
+        vae: an autoencoder with a better decoder than that which the base stage was trained with; its
+            encoder must be the same.
 
     Returns:
         The pipeline.
@@ -52,9 +56,11 @@ def assemble(
         own = {"sr": sr.settings.sampling.sr, "low_res_log_snr": sr.settings.sampling.low_res_log_snr}
         settings = settings.model_copy(update={"sampling": settings.sampling.model_copy(update=own)})
         sr_unet = sr.model
-    pipeline = build_pipeline(settings, base.model, sr_unet, base.encoder_fingerprint)
+    vae = base.vae if vae is None else vae
+    fingerprint = None if base.vae is None else LatentCodec(base.vae).fingerprint
+    pipeline = build_pipeline(settings, base.model, sr_unet, base.encoder_fingerprint, vae, fingerprint)
     if half:
-        for network in (pipeline.unet, pipeline.sr_unet):
+        for network in (pipeline.unet, pipeline.sr_unet, pipeline.vae):
             # Not diffusers' own `to`, which warns of modules to be kept in float32 where there are none.
             if network is not None:
                 nn.Module.to(network, torch.float16)
@@ -89,9 +95,14 @@ def with_trained_stage(pipeline: CascadePipeline, stage: StageName, trained: Tra
         )
     base = stage == "base"
     unet, sr_unet = (trained.model, pipeline.sr_unet) if base else (pipeline.unet, trained.model)
-    run = build_pipeline(trained.settings, unet, sr_unet, trained.encoder_fingerprint)
+    if base and trained.vae is not None:
+        # It draws whole pictures: there is nothing to enlarge.
+        sr_unet = None
+    run = build_pipeline(trained.settings, unet, sr_unet, trained.encoder_fingerprint, trained.vae)
     mine = ("base_steps", "base_guidance") if base else ("sr_steps", "sr_guidance", "low_res_log_snr")
-    parts = {"unet", "scheduler"} if base else {"sr_unet", "sr_scheduler"}
+    parts = {"unet", "scheduler", "vae"} if base else {"sr_unet", "sr_scheduler"}
+    if base and trained.vae is not None:
+        parts |= {"sr_unet", "sr_scheduler"}
     config = {
         key: value
         for key, value in pipeline.config.items()
@@ -101,6 +112,8 @@ def with_trained_stage(pipeline: CascadePipeline, stage: StageName, trained: Tra
         key: getattr(run if key in parts else pipeline, key)
         for key in ("unet", "scheduler", "sr_unet", "sr_scheduler", "vae")
     }
+    if base:
+        config |= {"vae_fingerprint": None}
     made = CascadePipeline(**components, **config | {key: run.config[key] for key in mine})
     made.precision = pipeline.precision
     made.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from satcascade.errors import SatcascadeError
+from satcascade.formats.training_run import BEST
 from satcascade.io.files import folder_written_whole, synced_write, written_whole
 from satcascade.io.hashing import sha256_of_file
 from satcascade.training.sharded import fill
@@ -29,7 +30,6 @@ _PREFIX = "step-"
 _STATE = "state.json"
 # What every checkpoint has.
 _ALWAYS = ("model", "ema", "optimizer")
-BEST = "best.json"
 WEIGHTS = ("model", "ema", "optimizer", "power")
 
 

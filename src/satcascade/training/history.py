@@ -13,10 +13,8 @@ import psutil
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from satcascade.formats.training_run import METRICS, TENSORBOARD
 from satcascade.io.files import written_whole
-
-METRICS = "metrics.jsonl"
-TENSORBOARD = "tensorboard"
 
 
 class History:

@@ -21,15 +21,15 @@ from satcascade.config.preset import Preset, StageName
 from satcascade.config.training import FREE_SECTIONS
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.io.files import written_whole
-from satcascade.models.codec import PixelCodec
+from satcascade.formats.training_run import RUN_FILE, VAE
+from satcascade.io.files import folder_written_whole, written_whole
+from satcascade.models.codec import Codec, LatentCodec, PixelCodec, TinyAutoencoder
 from satcascade.models.denoiser import Denoiser
 from satcascade.models.registry import build_model
 from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.training.checkpoints import CheckpointFolder, read_weights
 from satcascade.training.post_hoc_averages import averaged
 
-RUN_FILE = "run.json"
 _PACKAGES = ("satcascade", "torch", "diffusers", "transformers", "accelerate")
 
 
@@ -40,7 +40,7 @@ def open_run(
     split: str,
     dataset: PreparedDataset,
     init_from: Path | str | None,
-    codec: str,
+    codec: Codec,
 ) -> None:
     """Describe a run in its folder, or check that the folder's description is the same.
 
@@ -48,7 +48,7 @@ def open_run(
         UsageError: the folder holds another run (the first difference is named) or other files.
     """
     origin = None if init_from is None else Path(init_from).resolve().name
-    identity = _identity(stage, settings, split, dataset.hash, origin, codec)
+    identity = _identity(stage, settings, split, dataset.hash, origin, codec.fingerprint)
     path = out / RUN_FILE
     if path.exists():
         before = read_description(out)
@@ -80,6 +80,10 @@ def open_run(
     }
     with written_whole(path) as aside:
         aside.write_text(json.dumps(description, indent=1), encoding="utf-8")
+    if isinstance(codec, LatentCodec) and not (out / VAE).exists():
+        # So that a run is whole without the folder that its autoencoder came from.
+        with folder_written_whole(out / VAE) as folder:
+            codec.vae.save_pretrained(str(folder))
 
 
 def _git_state() -> dict[str, Any] | None:
@@ -123,11 +127,13 @@ class TrainedStage:
         settings: the run's preset, overrides applied.
         encoder_fingerprint: of the text encoder whose embeddings it was trained on.
         model: the network, with the averaged weights.
+        vae: the autoencoder whose latents it diffuses; None where that is pixels.
     """
 
     settings: Preset
     encoder_fingerprint: str
     model: Denoiser
+    vae: TinyAutoencoder | None = None
 
 
 @dataclass(frozen=True)
@@ -213,7 +219,8 @@ def trained_stage(
     settings = Preset.model_validate(description["settings"])
     model = build_model(settings.stage(stage).model)
     model.load_state_dict(weights)
-    return TrainedStage(settings, description["encoder"]["fingerprint"], model.eval())
+    vae = LatentCodec.load(run / VAE).vae if (run / VAE).is_dir() else None
+    return TrainedStage(settings, description["encoder"]["fingerprint"], model.eval(), vae)
 
 
 def _average(run: Path, step: int | None) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from satcascade.config.preset import Preset, StageName
 from satcascade.data.prepared import PreparedDataset
 from satcascade.data.views import to_float
 from satcascade.errors import UsageError
+from satcascade.models.codec import PIXELS, Codec, LatentCodec
 from satcascade.models.text import TextEmbeddings
 from satcascade.pipelines.assembly import build_pipeline
 
@@ -31,11 +32,13 @@ class SampleGrid:
         settings: the preset, for its sampling defaults.
         stage: which stage the network is.
         dataset: prepared images and captions.
+        codec: what the stage diffuses.
     """
 
-    def __init__(self, settings: Preset, stage: StageName, dataset: PreparedDataset):
+    def __init__(self, settings: Preset, stage: StageName, dataset: PreparedDataset, codec: Codec = PIXELS):
         self.settings = settings
         self.stage = stage
+        self.codec = codec
         try:
             rows = dataset.indices("val")
         except UsageError:
@@ -43,11 +46,12 @@ class SampleGrid:
         rows = spread(rows, _IMAGES)
         self.text = dataset.text([dataset.records[row].caption_ids[0] for row in rows])
         config = settings.stage(stage).model
-        self.real = to_float(torch.from_numpy(dataset.images[rows]), config.sample_size)
+        self.real = to_float(torch.from_numpy(dataset.images[rows]), config.sample_size * codec.factor)
 
     def __call__(self, model: nn.Module, dtype: torch.dtype) -> npt.NDArray[np.uint8]:
         """Sample with the weights that ``model`` has now, computing in ``dtype``; uint8 (H, W, 3)."""
-        made = draw(self.settings, self.stage, model, dtype, self.text, self.real, range(len(self.text)))
+        seeds = range(len(self.text))
+        made = draw(self.settings, self.stage, model, dtype, self.text, self.real, seeds, self.codec)
         rows = [made]
         if self.stage == "sr":
             real = (self.real + 1) / 2
@@ -65,6 +69,7 @@ def draw(
     text: TextEmbeddings,
     real: Tensor,
     seeds: Sequence[int],
+    codec: Codec = PIXELS,
 ) -> Tensor:
     """Pictures of a network that is being trained, with the weights that it has now.
 
@@ -76,12 +81,14 @@ def draw(
         text: embeddings of B captions.
         real: their images (B, 3, S, S) in [-1, 1]; super-resolution starts from these, reduced to half.
         seeds: B seeds.
+        codec: what the stage diffuses.
 
     Returns:
         (B, 3, S, S) in [0, 1], on the CPU.
     """
     was_training = model.training
-    pipeline = build_pipeline(settings, model, model if stage == "sr" else None)
+    vae = codec.vae if isinstance(codec, LatentCodec) else None
+    pipeline = build_pipeline(settings, model, model if stage == "sr" else None, vae=vae)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.precision = "bfloat16" if dtype is torch.bfloat16 else "float32"
     made, _ = pipeline(

@@ -111,7 +111,7 @@ class StageTrainer:
         if init_from is not None and not self._checkpoints.steps():
             model.load_state_dict(initial_weights(init_from, stage, model))
         if accelerator.is_main_process:
-            open_run(out, stage, settings, data.split, data.dataset, init_from, codec.fingerprint)
+            open_run(out, stage, settings, data.split, data.dataset, init_from, codec)
         if self.training.hardware.activation_checkpointing:
             model.enable_gradient_checkpointing()
         self._sharded = sharded = self.training.hardware.fsdp and accelerator.num_processes > 1
@@ -126,7 +126,9 @@ class StageTrainer:
         self.step = self._resume()
         if self._validation is not None:
             self._validation.resume(self.step)
-        self._grid = SampleGrid(settings, stage, data.dataset) if self.training.logging.sample_every else None
+        self._grid = (
+            SampleGrid(settings, stage, data.dataset, codec) if self.training.logging.sample_every else None
+        )
         self._history: History | None = None
         # Losses and norms stay on the device until they are shown: nothing waits for it within a step.
         self._pending: list[tuple[int, float, Tensor]] = []

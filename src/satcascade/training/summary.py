@@ -14,11 +14,10 @@ import numpy.typing as npt
 
 from satcascade.config.preset import Preset
 from satcascade.errors import SatcascadeError, UsageError
+from satcascade.formats.training_run import METRICS, RUN_FILE, TENSORBOARD, VALIDATION
 from satcascade.io.files import written_whole
 from satcascade.training.checkpoints import CheckpointFolder
-from satcascade.training.history import METRICS, TENSORBOARD
-from satcascade.training.run_folder import RUN_FILE, read_description
-from satcascade.training.validation import VALIDATION
+from satcascade.training.run_folder import read_description
 
 # Loss and gradient norm of single steps jump about: these are means over so many.
 _RECENT = 100

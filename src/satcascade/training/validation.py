@@ -28,6 +28,7 @@ from satcascade.evaluation.measures.distances import Statistics, frechet
 from satcascade.evaluation.measures.probe import LabelledFeatures, LinearProbe, class_names, label_numbers
 from satcascade.evaluation.measures.registry import COLUMNS, FRECHET_IMAGES
 from satcascade.evaluation.networks.features import load_features, real_features
+from satcascade.formats.training_run import VALIDATION
 from satcascade.hardware.precision import autocast
 from satcascade.io.files import full_disk_refused
 from satcascade.models.codec import PIXELS, Codec
@@ -40,7 +41,6 @@ from satcascade.training.loss import DenoisingLoss
 from satcascade.training.processes import shared_out
 from satcascade.training.samples import draw, spread
 
-VALIDATION = "validation.jsonl"
 SPLIT = "val"
 # Draws are made for so many images together, whatever a run's batch size.
 _AT_ONCE = 16
@@ -85,7 +85,9 @@ class Validation:
             )
         self._loss = FixedLoss(settings.stage(stage), dataset, accelerator, codec)
         samples = self._training.validation.samples
-        self._quality = SampleQuality(settings, stage, dataset, samples, accelerator) if samples else None
+        self._quality = (
+            SampleQuality(settings, stage, dataset, samples, accelerator, codec) if samples else None
+        )
         self._path = out / VALIDATION
         self._counts = {"images": self._loss.images} | ({"samples": samples} if samples else {})
         self.rows: list[dict[str, Any]] = []
@@ -280,6 +282,7 @@ class SampleQuality:
         dataset: prepared images and captions.
         count: how many pictures.
         accelerator: knows the processes that draw together; None is this one alone.
+        codec: what the stage diffuses.
 
     Raises:
         UsageError: too few for a Frechet distance, or more than there are validation images.
@@ -293,6 +296,7 @@ class SampleQuality:
         dataset: PreparedDataset,
         count: int,
         accelerator: Accelerator | None = None,
+        codec: Codec = PIXELS,
     ):
         rows = dataset.indices(SPLIT)
         if not FRECHET_IMAGES <= count <= len(rows):
@@ -302,7 +306,8 @@ class SampleQuality:
             )
         self._accelerator = accelerator
         self._settings, self._stage, self._dataset = _fast(settings, stage), stage, dataset
-        self._size = settings.stage(stage).model.sample_size
+        self._codec = codec
+        self._size = settings.stage(stage).model.sample_size * codec.factor
         self._network = load_features(device=accelerator.device if accelerator else "cpu")
         self._rows = spread(rows, count)
         labels = [record.label for record in dataset.records]
@@ -331,7 +336,7 @@ class SampleQuality:
             text = self._dataset.text([self._dataset.records[row].caption_ids[0] for row in rows])
             real = to_float(torch.from_numpy(self._dataset.images[rows]), self._size)
             seeds = [derived_seed(0, "validation", start + place) for place in range(len(rows))]
-            made = draw(self._settings, self._stage, model, dtype, text, real, seeds)
+            made = draw(self._settings, self._stage, model, dtype, text, real, seeds, self._codec)
             levels = (made * 255).round().byte().permute(0, 2, 3, 1).numpy()
             return self._network([Image.fromarray(image) for image in levels])
 
