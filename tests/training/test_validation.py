@@ -346,7 +346,7 @@ def test_what_cannot_be_validated_is_refused_before_anything_is_written(
     for overrides, message in (
         (
             ["training.patience=2"],
-            r"training\.validation: .*patience needs validations: set validation.every too",
+            r"validation: .*patience needs validations: set validation.every too",
         ),
         (["training.validate_samples=4"], "samples needs validations"),
         ([every, "training.validate_samples=5"], "give 4 or more and at most the 4 images of split 'val'"),
