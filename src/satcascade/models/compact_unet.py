@@ -17,10 +17,16 @@ from torch.nn import functional as F
 from satcascade.diffusion.process import Prediction, alpha_sigma
 from satcascade.diffusion.weighting import low_res_estimate, preconditioning, shift_prediction
 from satcascade.models.denoiser import Denoiser, TextCondition
-from satcascade.models.layers import cpu
 from satcascade.models.layers.activation_checkpointing import CheckpointedBlock
+from satcascade.models.layers.compact_layers import (
+    Attention,
+    ChannelNorm,
+    NoiseLevel,
+    ResNetBlock,
+    TextHead,
+    zeroed,
+)
 
-_FREQUENCIES = 64
 _FILTERS = 4
 
 
@@ -100,14 +106,14 @@ class CompactUNet(Denoiser):
             raise ValueError("sigma_residual is for a preconditioned super-resolution network")
         if detail_width is not None and patch_size % 2:
             raise ValueError("detail_width is for patches of an even size")
-        self.text = _TextHead(text_dim, cond_dim)
-        self.noise_level = _NoiseLevel(cond_dim)
-        self.low_res_level = _NoiseLevel(cond_dim) if low_res else None
+        self.text = TextHead(text_dim, cond_dim)
+        self.noise_level = NoiseLevel(cond_dim)
+        self.low_res_level = NoiseLevel(cond_dim) if low_res else None
         pixels = in_channels * patch_size**2
         pixels_in = pixels * (2 if low_res else 1)
         self.stem = nn.Conv2d(pixels_in, widths[0], 3, padding=1)
         self.filters = nn.Conv2d(pixels_in, _FILTERS * pixels, 3, padding=1, bias=False)
-        self.mix = _zero(nn.Linear(cond_dim, _FILTERS))
+        self.mix = zeroed(nn.Linear(cond_dim, _FILTERS))
 
         def stage(level: int, merge: bool) -> nn.ModuleList:
             return nn.ModuleList(
@@ -132,8 +138,8 @@ class CompactUNet(Denoiser):
         )
         self.grow = nn.ModuleList(nn.Conv2d(wide, narrow, 1) for narrow, wide in pairwise(widths))
         self.up: Any = nn.ModuleList(stage(level, merge=True) for level in range(len(widths)))
-        self.out_norm = _ChannelNorm(widths[0])
-        self.out = _zero(nn.Conv2d(widths[0], pixels, 3, padding=1))
+        self.out_norm = ChannelNorm(widths[0])
+        self.out = zeroed(nn.Conv2d(widths[0], pixels, 3, padding=1))
         self.detail = (
             None
             if detail_width is None
@@ -275,8 +281,8 @@ class _DetailLevel(nn.Module):
         self.stages = nn.ModuleList(
             _Stage(width, cond_dim, None, False, dropout, merge=False) for _ in range(blocks)
         )
-        self.out_norm = _ChannelNorm(width)
-        self.out = _zero(nn.Conv2d(width, channels_out, 3, padding=1))
+        self.out_norm = ChannelNorm(width)
+        self.out = zeroed(nn.Conv2d(width, channels_out, 3, padding=1))
 
     def forward(self, image: Tensor, coarse: Tensor, cond: Tensor, text: TextCondition) -> Tensor:
         grown = F.interpolate(self.grow(coarse), scale_factor=2.0, mode="nearest")
@@ -284,50 +290,6 @@ class _DetailLevel(nn.Module):
         for stage in self.stages:
             x = stage(x, cond, text)
         return self.out(F.silu(self.out_norm(x)))
-
-
-class _TextHead(nn.Module):
-    """Caption tokens and their mean, brought to the network's width; and the null caption."""
-
-    def __init__(self, text_dim: int, cond_dim: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(text_dim)
-        self.tokens = nn.Linear(text_dim, cond_dim)
-        self.pooled = nn.Sequential(
-            nn.LayerNorm(text_dim), nn.Linear(text_dim, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim)
-        )
-        self.null_token = nn.Parameter(torch.randn(cond_dim) * 0.02)
-        self.null_pooled = nn.Parameter(torch.zeros(cond_dim))
-
-    def forward(self, embeddings: Tensor, mask: Tensor, keep: Tensor | None) -> TextCondition:
-        tokens = self.tokens(self.norm(embeddings))
-        count = mask.sum(dim=1, keepdim=True).clamp(min=1)
-        pooled = self.pooled((embeddings * mask[..., None]).sum(dim=1) / count)
-        if keep is not None:
-            first = torch.arange(mask.shape[1], device=mask.device) == 0
-            mask = torch.where(keep[:, None], mask, first)
-            tokens = torch.where(keep[:, None, None], tokens, self.null_token.to(tokens.dtype))
-            pooled = torch.where(keep[:, None], pooled, self.null_pooled.to(pooled.dtype))
-        return TextCondition(tokens, mask, pooled)
-
-
-class _NoiseLevel(nn.Module):
-    """log-SNR (B,) as sines and cosines, then two linear layers."""
-
-    frequencies: Tensor
-
-    def __init__(self, cond_dim: int):
-        super().__init__()
-        # Periods from about 60 (the whole range of log-SNR) down to 0.6, evenly in their logarithm.
-        frequencies = torch.logspace(-1, 1, _FREQUENCIES)
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.layers = nn.Sequential(
-            nn.Linear(2 * _FREQUENCIES, cond_dim), nn.SiLU(), nn.Linear(cond_dim, cond_dim)
-        )
-
-    def forward(self, log_snr: Tensor) -> Tensor:
-        angles = log_snr.float()[:, None] * self.frequencies
-        return self.layers(torch.cat([angles.sin(), angles.cos()], dim=1))
 
 
 class _Stage(CheckpointedBlock):
@@ -344,8 +306,8 @@ class _Stage(CheckpointedBlock):
     ):
         super().__init__()
         self.merge = nn.Conv2d(2 * width, width, 1) if merge else None
-        self.block = _ResNetBlock(width, cond_dim, dropout)
-        self.attention = _Attention(width, cond_dim, head_dim, self_attention) if head_dim else None
+        self.block = ResNetBlock(width, cond_dim, dropout)
+        self.attention = Attention(width, cond_dim, head_dim, self_attention) if head_dim else None
 
     def forward(self, x: Tensor, cond: Tensor, text: TextCondition, skip: Tensor | None = None) -> Tensor:
         if self.merge is not None:
@@ -353,75 +315,3 @@ class _Stage(CheckpointedBlock):
             x = self.merge(torch.cat([x, skip], dim=1))
         x = self.block(x, cond)
         return x if self.attention is None else self.attention(x, text)
-
-
-class _ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of each position.
-
-    On a CPU its backward pass takes a fifth of group normalisation's, which was a fifth of a training step.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-class _ResNetBlock(nn.Module):
-    """norm, SiLU, 3x3; norm, scale and shift, SiLU, 3x3; plus the input."""
-
-    def __init__(self, width: int, cond_dim: int, dropout: float):
-        super().__init__()
-        self.norm1 = _ChannelNorm(width)
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.norm2 = _ChannelNorm(width)
-        self.modulate = nn.Linear(cond_dim, 2 * width)
-        self.dropout = nn.Dropout(dropout)
-        self.conv2 = _zero(nn.Conv2d(width, width, 3, padding=1))
-
-    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        scale, shift = self.modulate(cond)[:, :, None, None].chunk(2, dim=1)
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = torch.addcmul(shift, self.norm2(h), 1 + scale)
-        return x + self.conv2(self.dropout(F.silu(h)))
-
-
-class _Attention(nn.Module):
-    """Attention from image positions to caption tokens and (optionally) image positions.
-
-    Queries and keys have unit root mean square (QK normalisation), which keeps bfloat16 training stable.
-    """
-
-    def __init__(self, width: int, cond_dim: int, head_dim: int, self_attention: bool):
-        super().__init__()
-        self.heads = width // head_dim
-        self.head_dim = head_dim
-        self.self_attention = self_attention
-        inner = self.heads * head_dim
-        self.norm = _ChannelNorm(width)
-        self.query = nn.Linear(width, inner)
-        self.image = nn.Linear(width, 2 * inner) if self_attention else None
-        self.caption = nn.Linear(cond_dim, 2 * inner)
-        self.out = _zero(nn.Linear(inner, width))
-
-    def forward(self, x: Tensor, text: TextCondition) -> Tensor:
-        batch, width, height, columns = x.shape
-        positions = self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * columns, width)
-        source, mask = self.caption(text.tokens), text.mask
-        if self.image is not None:
-            source = torch.cat([source, self.image(positions)], dim=1)
-            mask = F.pad(mask, (0, positions.shape[1]), value=True)
-        query = self._split(self.query(positions))
-        key, value = (self._split(part) for part in source.chunk(2, dim=-1))
-        query, key = (F.rms_norm(part, (self.head_dim,)) for part in (query, key))
-        found = cpu.masked_attention(query, key.to(query.dtype), value, mask[:, None, None, :])
-        found = self.out(found.transpose(1, 2).flatten(2))
-        return x + found.reshape(batch, height, columns, width).permute(0, 3, 1, 2)
-
-    def _split(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
-
-
-def _zero(module: nn.Module) -> nn.Module:
-    """Zero a layer's parameters, so that its residual branch starts as nothing."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module

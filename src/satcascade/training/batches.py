@@ -9,7 +9,8 @@ What is small is drawn on the CPU, the same whatever the device; noise is drawn 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from operator import itemgetter
 
@@ -253,3 +254,14 @@ class BatchSource:
         nearest = self.training.augmentation.low_res_reduce == "nearest"
         half = images[..., ::2, ::2] if nearest else F.avg_pool2d(images, 2)
         return [images, resize_low_res(half, self.image_size, self.low_res_resize)]
+
+
+def prefetched(source: BatchSource, start: int, stop: int) -> Generator[Batch]:
+    """The batches of steps start to stop, each made while the one before is trained on."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(source, start) if start < stop else None
+        for step in range(start, stop):
+            assert coming is not None
+            batch = coming.result()
+            coming = pool.submit(source, step + 1) if step + 1 < stop else None
+            yield batch

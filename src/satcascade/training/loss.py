@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from satcascade.diffusion.process import add_noise, training_target
 from satcascade.diffusion.weighting import loss_weight
@@ -47,3 +51,8 @@ class DenoisingLoss(nn.Module):
         sigma_data = model.data_std(batch.low_res_log_snr)
         weight = loss_weight(batch.log_snr, kind, self.weighting, sigma_data=sigma_data)
         return weight * (prediction.float() - target).square().mean(dim=(1, 2, 3))
+
+
+def attention_kernel(device: torch.device) -> AbstractContextManager[Any]:
+    """Plain attention on a CPU: the backward pass of the fused kernel is several times slower there."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import torch
 import torch._dynamo.exc
@@ -18,10 +16,8 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from PIL import Image
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from satcascade.config.preset import Preset, StageName
-from satcascade.config.training import Training
 from satcascade.errors import SatcascadeError
 from satcascade.io.files import written_whole
 from satcascade.io.locks import exclusive
@@ -30,7 +26,7 @@ from satcascade.models.denoiser import Denoiser
 from satcascade.models.registry import build_model
 from satcascade.seeds import derived_seed
 from satcascade.training.averages import PowerAverages, WeightAverage
-from satcascade.training.batches import Batch, BatchSource
+from satcascade.training.batches import Batch, BatchSource, prefetched
 from satcascade.training.checkpoints import (
     Checkpoint,
     CheckpointFolder,
@@ -39,11 +35,12 @@ from satcascade.training.checkpoints import (
 )
 from satcascade.training.device_data import DeviceData
 from satcascade.training.history import History
-from satcascade.training.loss import DenoisingLoss
+from satcascade.training.loss import DenoisingLoss, attention_kernel
 from satcascade.training.optimizers import learning_rate, make_optimizers
 from satcascade.training.run_folder import initial_weights, open_run
 from satcascade.training.samples import SampleGrid
 from satcascade.training.sharded import exchanged, fill, gathered, shard, whole
+from satcascade.training.step_errors import refuse_in_a_line
 from satcascade.training.validation import Validation
 
 
@@ -174,7 +171,7 @@ class StageTrainer:
                 self._keep_best(self._validation)
         elif self._accelerator.is_main_process and self._validation is not None and self._validation.stalled:
             print(f"{self.out}: {self._validation.stalled_told()}", file=sys.stderr)
-        self._batches = _prefetched(self.source, self.step, self.training.schedule.steps)
+        self._batches = prefetched(self.source, self.step, self.training.schedule.steps)
         return self
 
     def __exit__(
@@ -198,7 +195,7 @@ class StageTrainer:
             steps=training.schedule.steps,
             decay_steps=training.schedule.decay_steps,
         )
-        with _refusals(training):
+        with refuse_in_a_line(training):
             began = time.monotonic()
             batch = next(self._batches)
             self.waited += time.monotonic() - began
@@ -254,7 +251,7 @@ class StageTrainer:
             # The kernel of attention is that of the backward pass too, where activations are computed again.
             with (
                 exchanged(self._loss, accelerator, now=part is parts[-1]),
-                _attention(accelerator.device),
+                attention_kernel(accelerator.device),
             ):
                 with accelerator.autocast():
                     loss = self._loss(part).mean() * (len(part) * processes / images)
@@ -376,46 +373,3 @@ class StageTrainer:
         self._power.load(checkpoint.power)
         load_optimizer_tensors(self._optimizers, checkpoint.optimizer)
         return checkpoint.step
-
-
-@contextmanager
-def _refusals(training: Training) -> Iterator[None]:
-    """Turn what a step may fail by for want of memory or of a compiler into one line.
-
-    Raises:
-        SatcascadeError: with what to set instead.
-    """
-    try:
-        yield
-    except torch._dynamo.exc.TorchDynamoException as error:
-        # The compiler's own error is inside that of the tracer, and says in its first line what matters.
-        inner = getattr(error, "inner_exception", error)
-        reason = str(inner).strip().splitlines()[0].rstrip(" .:")[:200]
-        raise SatcascadeError(
-            f"the network cannot be compiled here ({reason}): set training.hardware.compile=false"
-        ) from error
-    except RuntimeError as error:
-        full = isinstance(error, torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-        if not full:
-            raise
-        size, parts = training.batch_size, 2 * training.hardware.accumulate
-        same = f"training.hardware.accumulate={parts} (the same results), or " if parts <= size else ""
-        raise SatcascadeError(
-            f"out of memory with {size} images a batch: try {same}training.batch_size={max(size // 2, 1)}"
-        ) from error
-
-
-def _attention(device: torch.device) -> AbstractContextManager[Any]:
-    """Plain attention on a CPU: the backward pass of the fused kernel is several times slower there."""
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-
-
-def _prefetched(source: BatchSource, start: int, stop: int) -> Generator[Batch]:
-    """The batches of steps start to stop, each made while the one before is trained on."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(source, start) if start < stop else None
-        for step in range(start, stop):
-            assert coming is not None
-            batch = coming.result()
-            coming = pool.submit(source, step + 1) if step + 1 < stop else None
-            yield batch
