@@ -26,7 +26,7 @@ class TextHead(nn.Module):
         self.null_pooled = nn.Parameter(torch.zeros(cond_dim))
 
     def forward(self, embeddings: Tensor, mask: Tensor, keep: Tensor | None) -> TextCondition:
-        """Embeddings (B, L, D) and their mask (B, L); rows where ``keep`` (B,) is False get the null caption."""
+        """Condition of embeddings (B, L, D) with mask (B, L); null where ``keep`` (B,) is False."""
         tokens = self.tokens(self.norm(embeddings))
         count = mask.sum(dim=1, keepdim=True).clamp(min=1)
         pooled = self.pooled((embeddings * mask[..., None]).sum(dim=1) / count)
