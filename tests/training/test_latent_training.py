@@ -158,3 +158,8 @@ def test_a_run_of_latents_becomes_a_pipeline_of_one_stage(
     other = saved_codec(tmp_path / "other", seed=1)
     with pytest.raises(SatcascadeError, match="fingerprint"):
         assemble(tmp_path / "run", None, tmp_path / "x", vae=LatentCodec.load(Path(other)).vae)
+
+
+def test_the_package_has_no_autoencoder_yet(data: PreparedDataset, preset: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no built-in autoencoder: train one with 'satcascade train codec'"):
+        run(preset, data, tmp_path / "run", "codec=builtin")

@@ -20,6 +20,7 @@ from satcascade.data.latents import StoredLatents
 from satcascade.data.prepared import PreparedDataset
 from satcascade.data.views import MIRRORED, SYMMETRIES
 from satcascade.errors import UsageError
+from satcascade.formats.training_run import VAE
 from satcascade.hardware.precision import compute_dtype
 from satcascade.models.codec import PIXELS, Codec, LatentCodec
 from satcascade.training.device_data import DeviceData
@@ -143,11 +144,17 @@ def open_codec(name: str, device: torch.device | str) -> Codec:
     """The codec that a preset names, on a device.
 
     Raises:
+        UsageError: the package has none.
         SatcascadeError: the folder holds no autoencoder, or a damaged one.
     """
     if name == "pixels":
         return PIXELS
-    return LatentCodec.load(BUILTIN / "vae" if name == "builtin" else Path(name)).to(device)
+    if name == "builtin" and not (BUILTIN / VAE).is_dir():
+        raise UsageError(
+            "this installation has no built-in autoencoder: train one with 'satcascade train codec' and name "
+            "its folder, codec=RUN/vae"
+        )
+    return LatentCodec.load(BUILTIN / VAE if name == "builtin" else Path(name)).to(device)
 
 
 def stored_latents(
