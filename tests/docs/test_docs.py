@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from satcascade.diffusion.solvers import SOLVERS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+API = ROOT / "docs/reference/api.md"
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -63,6 +65,10 @@ def joined(words: list[str]) -> list[str]:
 def visible(page: Path) -> str:
     """A page without its fenced blocks and comments."""
     return re.sub(r"<!--.*?-->", "", _FENCE.sub("", page.read_text()), flags=re.DOTALL)
+
+
+def shown_in_the_reference_of_python() -> list[str]:
+    return re.findall(r"^::: (\S+)$", API.read_text(), re.MULTILINE) if API.is_file() else []
 
 
 def options(command: str) -> dict[str, Any]:
@@ -216,6 +222,36 @@ def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
         if anchor:
             headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_changes_shown_have_their_place_in_the_files(page: Path) -> None:
+    for block in blocks(page, "diff"):
+        for change in re.split(r"^--- a/.*\n", block, flags=re.MULTILINE)[1:]:
+            header, *lines = change.splitlines()
+            file = (ROOT / header.removeprefix("+++ b/")).read_text().splitlines()
+            # Lines that are replaced may have been, where somebody has followed the page.
+            assert {line[1:] for line in lines if line[0] == " "} <= set(file), header
+
+
+def test_the_map_shows_the_rooms_that_there_are_and_functions_that_exist() -> None:
+    page = (ROOT / "docs/map.md").read_text()
+    source = Path(satcascade.__file__).parent
+    rooms = re.findall(r"^\| `([\w.]+)` \|", page.split("## The way")[0], re.MULTILINE)
+    there = {path.name for path in source.iterdir() if not path.name.startswith("__")}
+    assert set(rooms) == there - {"builtin", "py.typed"}
+    rows = re.findall(r"^\| (?:\d \| )?`(\w+/\S+\.py|zoo\.py)` \| (`.+?`) \|", page, re.MULTILINE)
+    assert len(rows) == page.count(".py` | `")
+    for file, functions in rows:
+        tree = ast.parse((source / file).read_text())
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        for function in re.findall(r"`(.+?)`", functions):
+            assert set(function.split(".")) <= {node.name for node in nodes}, f"{file}: {function}"
+
+
+@pytest.mark.parametrize("name", shown_in_the_reference_of_python())
+def test_the_reference_of_python_names_what_there_is(name: str) -> None:
+    assert resolve_name(name).__doc__
 
 
 def test_pages_of_the_site_are_the_pages() -> None:
