@@ -27,6 +27,7 @@ from satcascade.data.prepared import PreparedDataset
 from satcascade.formats.prepared_set import CONTENT_FILES, IMAGES, MANIFEST, RECORDS
 from satcascade.io.files import folder_written_whole, written_whole
 from satcascade.io.hashing import sha256_of_file
+from satcascade.io.tables import markdown_table
 from satcascade.training.run import train
 from satcascade.training.summary import RunSummary, summarize
 
@@ -158,7 +159,7 @@ def report(runs: dict[str, RunSummary], measures: list[str]) -> str:
     heads = ["", "images seen", "training loss", *(f"{measure.replace('_', ' ')}" for measure in measures)]
     if measures == ["loss"]:
         heads[-1:] = ["validation loss", "least", "at images seen"]
-    lines = [heads, ["---"] * len(heads)]
+    rows = [heads]
     for name, run in runs.items():
         last = run.validations[-1]
         cells = [name, f"{int(run.steps[-1]) * run.batch_size:,}", f"{run.losses[-100:].mean():.4f}"]
@@ -166,8 +167,8 @@ def report(runs: dict[str, RunSummary], measures: list[str]) -> str:
         if measures == ["loss"]:
             best = min(run.validations, key=lambda row: row["loss"])
             cells += [f"{best['loss']:.4g}", f"{best['step'] * run.batch_size:,}"]
-        lines.append(cells)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        rows.append(cells)
+    return markdown_table(rows)
 
 
 def draw(runs: dict[str, RunSummary], measure: str, path: Path) -> None:

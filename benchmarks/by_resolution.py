@@ -22,6 +22,7 @@ from satcascade.evaluation.inputs import Bundle, RealImages
 from satcascade.evaluation.measures.distances import Statistics, frechet
 from satcascade.evaluation.measures.probe import LabelledFeatures, LinearProbe, class_names, label_numbers
 from satcascade.evaluation.networks.features import load_features
+from satcascade.io.tables import markdown_row, markdown_table
 from satcascade.training.samples import spread
 
 _AT_ONCE = 64
@@ -56,20 +57,21 @@ def main() -> None:
     def labelled(found: torch.Tensor, names: Sequence[str | None]) -> LabelledFeatures:
         return LabelledFeatures(found, label_numbers(names, classes))
 
-    print("| pixels | Frechet distance | real training images | scene accuracy | real images |")
-    print("| --- | --- | --- | --- | --- |")
+    head = ["pixels", "Frechet distance", "real training images", "scene accuracy", "real images"]
+    print(markdown_table([head]), end="")
     for size in given.sizes:
         real, known = (features(RealImages(data, rows), size) for rows in (split, train))
         made = features(bundle.images, size)
         probe = LinearProbe(labelled(known, [labels[row] for row in train]), len(classes))
         reference = Statistics.of(real)
-        cells = (
+        cells = [
+            str(size),
             f"{frechet(made, reference):.1f}",
             f"{frechet(known[some], reference):.1f}",
             f"{probe.accuracy(labelled(made, bundle.labels_in(data, given.split))):.3f}",
             f"{probe.accuracy(labelled(real, [labels[row] for row in split])):.3f}",
-        )
-        print(f"| {size} | {' | '.join(cells)} |", flush=True)
+        ]
+        print(markdown_row(cells), end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from satcascade.config.preset import load_preset
 from satcascade.data.prepared import PreparedDataset
 from satcascade.hardware.precision import compute_dtype
+from satcascade.io.tables import markdown_row, markdown_table
 from satcascade.training.run_folder import trained_network
 from satcascade.training.validation import FixedLoss
 
@@ -40,11 +41,11 @@ def main() -> None:
         training = stage.training.replace(at)
         losses.append(FixedLoss(stage.model_copy(update={"training": training}), data))
     dtype = compute_dtype(stage.training.precision, "cpu")
-    print(f"| log-SNR | {' | '.join(f'{level:g}' for level in given.levels)} |")
-    print(f"| --- |{' --- |' * len(losses)}")
+    print(markdown_table([["log-SNR", *(f"{level:g}" for level in given.levels)]]), end="")
     for name in given.networks:
         model = trained_network(name, "base")
-        print(f"| {name} | {' | '.join(f'{loss(model, dtype):.4f}' for loss in losses)} |", flush=True)
+        row = [name, *(f"{loss(model, dtype):.4f}" for loss in losses)]
+        print(markdown_row(row), end="", flush=True)
 
 
 if __name__ == "__main__":

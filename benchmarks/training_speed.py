@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from satcascade.config.preset import load_preset
 from satcascade.data.prepared import PreparedDataset
 from satcascade.hardware.precision import compute_dtype
+from satcascade.io.tables import markdown_row, markdown_table
 from satcascade.training.device_data import DeviceData
 from satcascade.training.stage_trainer import StageTrainer
 
@@ -111,13 +112,13 @@ def main() -> None:
     print(f"torch {torch.__version__}, {where}, {torch.get_num_threads()} of {os.cpu_count()} threads")
     names = ["stage", "compiled", "data", "batch", "images/s", "s a step", "s of CPU", "data alone (s)"]
     names += ["waiting", "peak GiB"]
-    print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
+    print(markdown_table([names]), end="")
     for stage in given.stages:
         for size in given.batch_size:
             for compiled in {"no": ["false"], "yes": ["true"], "both": ["false", "true"]}[given.compile]:
                 settings = [f"training.batch_size={size}", f"training.compile={compiled}", *given.set]
                 row = measure(stage, dataset, given.preset, settings, given.steps, given.device)
-                print(f"| {' | '.join(row)} |", flush=True)
+                print(markdown_row(row), end="", flush=True)
 
 
 if __name__ == "__main__":
