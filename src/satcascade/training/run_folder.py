@@ -6,7 +6,6 @@ steps depend on), which must not change when it goes on, from what merely belong
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import subprocess
@@ -20,9 +19,11 @@ from torch import Tensor
 from satcascade.config.preset import Preset, StageName
 from satcascade.config.training import FREE_SECTIONS
 from satcascade.data.prepared import PreparedDataset
-from satcascade.errors import SatcascadeError, UsageError
+from satcascade.errors import UsageError, one_line
 from satcascade.formats.training_run import RUN_FILE, VAE
-from satcascade.io.files import folder_written_whole, written_whole
+from satcascade.io.files import folder_written_whole
+from satcascade.io.folders import DescribedFolder
+from satcascade.io.json import damaged, read_json
 from satcascade.models.codec import Codec, LatentCodec, PixelCodec, TinyAutoencoder
 from satcascade.models.denoiser import Denoiser
 from satcascade.models.registry import build_model
@@ -49,27 +50,22 @@ def open_run(
     """
     origin = None if init_from is None else Path(init_from).resolve().name
     identity = _identity(stage, settings, split, dataset.hash, origin, codec.fingerprint)
-    path = out / RUN_FILE
-    if path.exists():
-        before = read_description(out)
-        # Told anew from the settings: one that a later version added is no difference at its default.
-        known = {key: before["identity"].get(key) for key in ("stage", "split", "data", "init_from", "codec")}
-        stored = _identity(
+    folder = DescribedFolder(out, RUN_FILE, "run")
+
+    def stored(description: dict[str, Any]) -> dict[str, Any]:
+        # From the settings, so that one that a later version added is no difference at its default.
+        known = {key: description["identity"].get(key) for key in ("stage", "split", "data", "init_from")}
+        return _identity(
             known["stage"],
-            Preset.model_validate(before["settings"]),
+            Preset.model_validate(description["settings"]),
             known["split"],
             known["data"],
             known["init_from"],
             # Runs from before there were latents are of pixels.
-            known["codec"] or PixelCodec.fingerprint,
+            description["identity"].get("codec") or PixelCodec.fingerprint,
         )
-        difference = _difference(stored, identity)
-        if difference:
-            raise UsageError(
-                f"{out} belongs to a run with other settings ({difference}): choose another folder"
-            )
-    elif out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty and holds no run: choose another folder")
+
+    folder.check(identity, stored)
     description = {
         "identity": identity,
         "settings": settings.model_dump(mode="json"),
@@ -78,12 +74,11 @@ def open_run(
         "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "git": _git_state(),
     }
-    with written_whole(path) as aside:
-        aside.write_text(json.dumps(description, indent=1), encoding="utf-8")
+    folder.write(description)
     if isinstance(codec, LatentCodec) and not (out / VAE).exists():
         # So that a run is whole without the folder that its autoencoder came from.
-        with folder_written_whole(out / VAE) as folder:
-            codec.vae.save_pretrained(str(folder))
+        with folder_written_whole(out / VAE) as aside:
+            codec.vae.save_pretrained(str(aside))
 
 
 def _git_state() -> dict[str, Any] | None:
@@ -304,24 +299,12 @@ def read_description(run: Path) -> dict[str, Any]:
         UsageError: the folder holds no run.
         SatcascadeError: the file is damaged.
     """
-    path = run / RUN_FILE
+    remedy = "train into another folder"
+    missing = UsageError(f"{run} holds no training run (it has no {RUN_FILE})")
+    description = read_json(run / RUN_FILE, remedy, missing)
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
         Preset.model_validate(description["settings"])
         description["identity"]["stage"], description["encoder"]["fingerprint"]
-    except FileNotFoundError as error:
-        raise UsageError(f"{run} holds no training run (it has no {RUN_FILE})") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise SatcascadeError(f"{path} is damaged: train into another folder") from error
-    return description  # type: ignore[no-any-return]
-
-
-def _difference(before: Any, now: Any, name: str = "") -> str:
-    """The first setting in which two descriptions differ, or an empty text."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            found = _difference(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-            if found:
-                return found
-        return ""
-    return "" if before == now else f"{name} was {before}, now {now}"
+        raise damaged(run / RUN_FILE, one_line(error), remedy) from error
+    return description

@@ -16,6 +16,7 @@ from satcascade.config.preset import Preset
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.formats.training_run import METRICS, RUN_FILE, TENSORBOARD, VALIDATION
 from satcascade.io.files import written_whole
+from satcascade.io.tables import aligned_table
 from satcascade.training.checkpoints import CheckpointFolder
 from satcascade.training.run_folder import read_description
 
@@ -115,11 +116,11 @@ def table(runs: Sequence[RunSummary]) -> str:
     told = [run.rows() for run in runs]
     lines += [[key, *(rows[key] for rows in told)] for key in told[0]]
     differing = differences(runs)
-    text = _aligned(lines)
+    text = aligned_table(lines)
     if len(runs) > 1:
         shown = [[key, *map(_setting, values)] for key, values in differing.items()]
         text += "\n\n" + (
-            _aligned([["settings that differ", *names], *shown]) if shown else "the same settings"
+            aligned_table([["settings that differ", *names], *shown]) if shown else "the same settings"
         )
     return text
 
@@ -236,14 +237,6 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _smoothed(values: npt.NDArray[Any], window: int) -> npt.NDArray[np.float64]:
     return np.convolve(values, np.full(window, 1 / window), mode="valid") if len(values) else values
-
-
-def _aligned(lines: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
 
 
 def _number(value: float | None) -> str:
