@@ -221,7 +221,7 @@ def test_settings_and_teachers_that_do_not_fit(prepared_synthetic, preset, teach
         {key: value for key, value in weights.items() if key != "1.bias"}, damaged / "decoder.safetensors"
     )
     refused("no weights of TAEF2", *TAUGHT, error=SatcascadeError, teacher=damaged)
-    with pytest.raises(UsageError, match="unknown codec settings 'none': choose tiny"):
+    with pytest.raises(UsageError, match="unknown codec settings 'none': choose one of tiny"):
         load_codec_settings("none")
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import resources
-from pathlib import Path
 
-import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from satcascade.config.preset import apply_override, describe
 from satcascade.config.section import Section
-from satcascade.errors import UsageError
+from satcascade.config.settings_file import load_settings, settings_names
 
 
 class Autoencoder(Section):
@@ -111,11 +108,7 @@ class CodecSettings(Section):
 
 def codec_names() -> list[str]:
     """Names of the settings that come with the package."""
-    return sorted(
-        Path(entry.name).stem
-        for entry in (resources.files("satcascade.presets") / "codec").iterdir()
-        if entry.name.endswith(".yaml")
-    )
+    return settings_names(resources.files("satcascade.presets") / "codec")
 
 
 def load_codec_settings(name: str, overrides: Sequence[str] = ()) -> CodecSettings:
@@ -128,24 +121,5 @@ def load_codec_settings(name: str, overrides: Sequence[str] = ()) -> CodecSettin
     Raises:
         UsageError: unknown name or key, or a value of the wrong kind or range.
     """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise UsageError(f"no settings file {path}")
-        text = path.read_text(encoding="utf-8")
-    elif name in codec_names():
-        text = (resources.files("satcascade.presets") / "codec" / f"{name}.yaml").read_text(encoding="utf-8")
-    else:
-        raise UsageError(
-            f"unknown codec settings '{name}': choose {', '.join(codec_names())}, or a .yaml file"
-        )
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"codec settings '{name}' are not YAML: {' '.join(str(error).split())}") from error
-    for override in overrides:
-        apply_override(content, override)
-    try:
-        return CodecSettings.model_validate(content)
-    except ValidationError as error:
-        raise UsageError(f"codec settings '{name}': {describe(error)}") from error
+    folder = resources.files("satcascade.presets") / "codec"
+    return load_settings(CodecSettings, "codec settings", name, overrides, folder)

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import resources
-from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     Discriminator,
     Field,
     PositiveInt,
     Tag,
-    ValidationError,
     model_validator,
 )
 
 from satcascade.config.section import Section
+from satcascade.config.settings_file import load_settings, settings_names
 from satcascade.config.stage_settings import StageName as StageName
 from satcascade.config.training import Training
 from satcascade.errors import UsageError
@@ -142,11 +139,7 @@ class Preset(Section):
 
 def preset_names() -> list[str]:
     """Names of the presets that come with the package."""
-    return sorted(
-        Path(entry.name).stem
-        for entry in resources.files("satcascade.presets").iterdir()
-        if entry.name.endswith(".yaml")
-    )
+    return settings_names(resources.files("satcascade.presets"))
 
 
 def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
@@ -159,58 +152,4 @@ def load_preset(name: str, overrides: Sequence[str] = ()) -> Preset:
     Raises:
         UsageError: unknown preset, unknown key, or a value of the wrong kind or range.
     """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise UsageError(f"no preset file {path}")
-        text = path.read_text(encoding="utf-8")
-    elif name in preset_names():
-        text = (resources.files("satcascade.presets") / f"{name}.yaml").read_text(encoding="utf-8")
-    else:
-        raise UsageError(
-            f"unknown preset '{name}': choose one of {', '.join(preset_names())}, or a .yaml file"
-        )
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"preset '{name}' is not YAML: {' '.join(str(error).split())}") from error
-    for override in overrides:
-        apply_override(content, override)
-    try:
-        return Preset.model_validate(content)
-    except ValidationError as error:
-        raise UsageError(f"preset '{name}': {describe(error)}") from error
-
-
-def describe(error: ValidationError) -> str:
-    """The first problem of a validation error in one line, and how many more there are."""
-    problems = error.errors()
-    first = problems[0]
-    # Which architecture's keys were tried is no part of the key.
-    places = [part for before, part in pairwise(("", *first["loc"])) if before != "model"]
-    key = ".".join(str(part) for part in places)
-    message = (
-        "unknown key" if first["type"] == "extra_forbidden" else first["msg"][0].lower() + first["msg"][1:]
-    )
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{key}: {message}{more}"
-
-
-def apply_override(content: Any, override: str) -> None:
-    """Set ``section.key=value``, the value read as YAML, in what was read from a YAML file.
-
-    Raises:
-        UsageError: it is not of that form, or names no section.
-    """
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise UsageError(f"override '{override}' is not of the form section.key=value")
-    *sections, last = key.strip().split(".")
-    for section in sections:
-        content = content.setdefault(section, {}) if isinstance(content, dict) else None
-    if not isinstance(content, dict):
-        raise UsageError(f"override '{key}' names no setting: '{sections[-1]}' is not a section")
-    try:
-        content[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UsageError(f"override '{override}' has a value that is not YAML") from error
+    return load_settings(Preset, "preset", name, overrides, resources.files("satcascade.presets"))

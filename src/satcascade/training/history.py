@@ -11,10 +11,10 @@ from typing import Any
 
 import psutil
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from satcascade.formats.training_run import METRICS, TENSORBOARD
 from satcascade.io.files import written_whole
+from satcascade.io.progress import ProgressDisplay
 
 
 class History:
@@ -49,24 +49,17 @@ class History:
         self._printed = time.monotonic()
         self._interactive = sys.stderr.isatty() and not quiet
         self._quiet = quiet
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
-            disable=not self._interactive,
-        )
-        self._task = self._progress.add_task("training", total=steps, completed=step, status="")
+        self._progress = ProgressDisplay(self._interactive, transient=False)
+        self._task = self._progress.task("training", steps, completed=step)
 
     def __enter__(self) -> History:
-        self._progress.start()
+        self._progress.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._progress.__exit__(kind, error, trace)
         self._file.close()
         self._board.close()
 
@@ -102,7 +95,7 @@ class History:
             f"loss {loss:.4f}  gradient {last['grad_norm']:.3g}  {rate:.1f} images/s  data wait {wait:.0%}  "
             f"memory {memory:.1f} GiB"
         )
-        self._progress.update(self._task, completed=last["step"], status=status)
+        self._task.update(last["step"], status)
         # A log file gets a line now and then instead of a bar.
         if (
             not self._interactive
@@ -133,7 +126,7 @@ class History:
     def say(self, line: str, always: bool = False) -> None:
         """Print a line without spoiling the bar; ``always`` even where no progress is shown."""
         if self._interactive:
-            self._progress.console.print(line, markup=False, highlight=False)
+            self._progress.print(line)
         elif always or not self._quiet:
             print(line, file=sys.stderr, flush=True)
 
