@@ -130,7 +130,7 @@ def test_run_goes_on_from_the_checkpoint_before_damaged_ones(tiny_preset, prepar
             damage(folder.folder(step), name)
         intact = 6 - 2 * len(names)
         with pytest.warns(
-            DamagedCheckpointWarning, match=rf"step-000000{intact + 2} .*goes on from step {intact}$"
+            DamagedCheckpointWarning, match=rf"step-000000{intact + 2} .*resumes from step {intact}$"
         ) as told:
             last = run(tiny_preset, prepared_synthetic, out, "training.steps=10", *longer)
         assert sum(warning.category is DamagedCheckpointWarning for warning in told) == len(names)
@@ -154,7 +154,7 @@ def test_damage_is_told_in_a_line(tiny_preset, prepared_synthetic, tmp_path, cap
 
     damage(last, "model.safetensors")
     problem = f"checkpoint {last} is damaged (model.safetensors)"
-    assert told() == (0, f"warning: {problem}: the run goes on from step 2\n")
+    assert told() == (0, f"warning: {problem}: the run resumes from step 2\n")
     damage(last, "model.safetensors")
     damage(before, "state.json")
     status, text = told()
@@ -186,7 +186,7 @@ def test_diverging_loss_stops_the_run_and_keeps_the_good_checkpoint(
     folder = CheckpointFolder(tmp_path / "run")
     run(tiny_preset, prepared_synthetic, tmp_path / "run", "training.steps=4", "training.decay_steps=0")
     good = folder.load(4)
-    # What a cosmic ray or an overflow would do to the weights that the run goes on with.
+    # What a cosmic ray or an overflow would do to the weights that the run resumes with.
     name = next(iter(good.model))
     good.model[name].fill_(float("nan"))
     folder.save(type(good)(5, good.model, good.ema, good.optimizer))
@@ -240,7 +240,7 @@ def test_number_of_processes_may_change_when_a_run_goes_on(tiny_preset, prepared
 def test_accumulated_gradients_are_those_of_the_batch(stage, tiny_preset, prepared_synthetic, tmp_path):
     settings = (*ALIKE, "training.steps=6")
     whole = run(tiny_preset, prepared_synthetic, tmp_path / "whole", *settings, stage=stage)
-    # A run may go on with another number, also one that does not divide the batch.
+    # A run may be resumed with another number, also one that does not divide the batch.
     for steps, parts in ((3, 5), (6, 3)):
         changed = (*settings, f"training.steps={steps}", f"training.accumulate={parts}")
         last = run(tiny_preset, prepared_synthetic, tmp_path / "parts", *changed, stage=stage)

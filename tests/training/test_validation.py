@@ -115,7 +115,7 @@ def test_validating_changes_nothing_of_a_run(preset, prepared_synthetic, tmp_pat
         file = f"checkpoints/step-0000012/{name}.safetensors"
         assert equal(plain / file, watched / file)
     assert [row["step"] for row in rows(watched)] == [5, 10, 12]
-    # It is free: the same folder goes on with it and without.
+    # It is free: the same folder is resumed with it and without.
     run(preset, prepared_synthetic, plain, "training.steps=14", "training.validate_every=7")
     assert [row["step"] for row in rows(plain)] == [14]
 
@@ -175,7 +175,7 @@ def test_a_run_that_falls_back_finds_its_best_again(preset, prepared_synthetic, 
     assert CheckpointFolder(out).best() == 12
     file = out / "checkpoints/step-0000012/model.safetensors"
     file.write_bytes(file.read_bytes()[:-9])
-    with pytest.warns(DamagedCheckpointWarning, match="goes on from step 8"):
+    with pytest.warns(DamagedCheckpointWarning, match="resumes from step 8"):
         run(preset, prepared_synthetic, out, *every, "training.steps=16")
     for name in ("validation.jsonl", "best.json", "metrics.jsonl"):
         assert (whole / name).read_bytes() == (out / name).read_bytes()
@@ -193,7 +193,7 @@ def test_a_run_ends_when_patience_does_and_keeps_its_best(preset, prepared_synth
     out = run(preset, prepared_synthetic, tmp_path / "run", *settings)
     stopped = (
         f"{out}: stopped at step 8: no better loss in 3 validations, the best is "
-        f"{rows(out)[0]['loss']:.4g} at step 2 (a larger training.validation.patience goes on)\n"
+        f"{rows(out)[0]['loss']:.4g} at step 2 (a larger training.validation.patience resumes)\n"
     )
     assert capsys.readouterr().err == stopped
     assert [row["step"] for row in rows(out)] == [2, 4, 6, 8]

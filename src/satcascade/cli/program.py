@@ -85,7 +85,7 @@ def _run(arguments: list[str], debug: bool) -> int:
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted: the same command again goes on where this one stopped", _INTERRUPTED)
+        return _fail("interrupted: the same command again resumes where this one stopped", _INTERRUPTED)
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -68,7 +68,7 @@ def sample(
 ) -> None:
     """Make images of captions.
 
-    The same command again goes on where it was stopped.
+    The same command again resumes where it was stopped.
     """
     if sum(bool(source) for source in (caption, captions, data)) != 1:
         raise UsageError("give captions in one way: as arguments, with --captions FILE, or with --data DIR")

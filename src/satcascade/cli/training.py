@@ -24,7 +24,7 @@ class Stage(str, Enum):
 def train(
     context: typer.Context,
     data: Annotated[Path, typer.Option(metavar="DIR", help="Folder written by 'satcascade prepare'.")],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder; an existing run goes on.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder; an existing run is resumed.")],
     stage: Annotated[Stage | None, typer.Argument(help="Which network.")] = None,
     joint: Annotated[bool, typer.Option("--joint", help="Both networks: RUN/base and RUN/sr.")] = False,
     preset: Annotated[str, typer.Option(help="Name of a preset, or a YAML file.")] = "compact",
@@ -43,7 +43,7 @@ def train(
 ) -> None:
     """Train one stage of a cascade, or with --joint both.
 
-    The same command again goes on where it was stopped.
+    The same command again resumes where it was stopped.
     """
     began = time.monotonic()
     if (stage is None) != joint:

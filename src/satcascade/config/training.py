@@ -149,8 +149,8 @@ class Augmentation(Section):
         colour_jitter: strength J of random changes of colour, the same over an image: brightness by up to J/2
             of the range of values, contrast and saturation by factors between 1 - J and 1 + J; 0 is none.
         image_size: side that images are averaged down to; null is what the model's ``sample_size`` says. A
-            network learns the layout of scenes on small images at a fraction of the cost, and goes on from
-            there on full ones (``--init-from``).
+            network learns the layout of scenes on small images at a fraction of the cost; another run starts
+            from its weights on full ones (``--init-from``).
         crop: side of a random crop, in pixels of those images; null trains on whole images.
         low_res_reduce: how images are halved for super-resolution's input: by the ``average`` of four
             pixels, or the ``nearest`` one.

@@ -102,8 +102,8 @@ def export(model: str | Path, out: Path) -> None:
     """Write an RSDiff model as a file that ``ImagenTrainer.load`` of imagen-pytorch takes.
 
     Trained and averaged weights are the same ones, and stored once. The optimisers' states are those of a
-    fresh trainer with RSDiff's settings, so that training can go on from the file. It does not say what the
-    networks predict: where that is v, the ``Imagen`` that loads it needs ``pred_objectives="v"``.
+    fresh trainer with RSDiff's settings, so that training can be resumed from the file. It does not say what
+    the networks predict: where that is v, the ``Imagen`` that loads it needs ``pred_objectives="v"``.
 
     Args:
         model: as :meth:`satcascade.pipelines.cascade.CascadePipeline.from_pretrained` takes it.

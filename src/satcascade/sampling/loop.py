@@ -33,7 +33,7 @@ def denoise(
         condition: captions and low-resolution images of B images.
         x: (B, C, S, S) at the noise level of the first step, scaled as the scheduler has it.
         generators: B of them, for the noise that stochastic schedulers add.
-        on_step: given the number of each step and x after it, returns x to go on with.
+        on_step: given the number of each step and x after it, returns the x of the next step.
 
     Returns:
         x after the last step, float32.

@@ -35,7 +35,7 @@ WEIGHTS = ("model", "ema", "optimizer", "power")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run goes on from.
+    """Everything a run is resumed from.
 
     Attributes:
         step: optimiser steps done.
@@ -94,7 +94,7 @@ class CheckpointFolder:
             return None
         except (ValueError, KeyError, TypeError) as error:
             raise SatcascadeError(
-                f"{self._best} is damaged: delete it, the run writes it again when it goes on"
+                f"{self._best} is damaged: delete it, the run writes it again when it is resumed"
             ) from error
 
     def set_best(self, step: int, measure: str, value: float) -> None:
@@ -181,7 +181,7 @@ class CheckpointFolder:
             self._damaged.update(later for later in steps if later > step)
             if not quiet:
                 for problem in problems:
-                    told = f"{problem}: the run goes on from step {step}"
+                    told = f"{problem}: the run resumes from step {step}"
                     warnings.warn(DamagedCheckpointWarning(told), stacklevel=2)
             return checkpoint
         if problems:
@@ -204,7 +204,7 @@ class CheckpointFolder:
 
 
 class DamagedCheckpointWarning(UserWarning):
-    """A run goes on from an earlier checkpoint than its last."""
+    """A run resumes from an earlier checkpoint than its last."""
 
 
 class DamagedCheckpointError(SatcascadeError):
@@ -216,7 +216,7 @@ class DamagedCheckpointError(SatcascadeError):
 
     def __init__(self, folder: Path, name: str):
         self.problem = f"checkpoint {folder} is damaged ({name})"
-        super().__init__(f"{self.problem}: name another one as RUN@STEP, or let the run go on and mend it")
+        super().__init__(f"{self.problem}: name another one as RUN@STEP, or resume the run, which mends it")
 
 
 def _remove(folder: Path) -> None:

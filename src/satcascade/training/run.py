@@ -42,7 +42,7 @@ def train(
     minutes: float | None = None,
     quiet: bool = False,
 ) -> list[Path]:
-    """Train a stage of a cascade, or both; called again on the same folder, go on where it stopped.
+    """Train a stage of a cascade, or both; called again on the same folder, resume where it stopped.
 
     A resumed run sees the same data, noise and dropout as an uninterrupted one and ends with the same
     weights (on the same machine). SIGINT and SIGTERM end it after the current step, with a checkpoint.

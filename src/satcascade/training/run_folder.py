@@ -1,7 +1,7 @@
 """The folder that a run lives in: what describes it, and what can be read back from it.
 
 ``run.json`` tells apart what a run *is* (``identity``: stage, network, data, and the settings that its
-steps depend on), which must not change when it goes on, from what merely belongs to it.
+steps depend on), which must not change when it is resumed, from what merely belongs to it.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ def _summary(run: Path) -> RunSummary:
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of the steps; of a run that is going on the last line may be half."""
+    """The rows of the steps; of a run at work the last line may be half."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -207,7 +207,7 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
         return [row for row in rows if row["loss"] is not None]
     except (ValueError, KeyError, TypeError) as error:
         raise SatcascadeError(
-            f"{path} is damaged ({error}): the run itself mends it when it goes on"
+            f"{path} is damaged ({error}): the run itself mends it when it is resumed"
         ) from error
 
 

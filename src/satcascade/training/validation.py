@@ -176,7 +176,7 @@ class Validation:
         return (
             f"stopped at step {self.rows[-1]['step']}: no better {_words(self.measure)} in "
             f"{self._training.validation.patience} validations, {self._best_told()} "
-            "(a larger training.validation.patience goes on)"
+            "(a larger training.validation.patience resumes)"
         )
 
     def _best_told(self) -> str:
