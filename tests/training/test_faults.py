@@ -199,7 +199,7 @@ def test_diverging_loss_stops_the_run_and_keeps_the_good_checkpoint(
 
 def test_full_memory_names_what_to_try(tiny_preset, prepared_synthetic, tmp_path, monkeypatch):
     monkeypatch.setattr(DenoisingLoss, "forward", lambda _, batch: torch.empty(10**6 * 10**9))
-    same = r"training\.accumulate=2 \(the same results\), or "
+    same = r"training\.hardware\.accumulate=2 \(the same results\), or "
     with pytest.raises(
         SatcascadeError, match=rf"out of memory with 6 images a batch: try {same}training\.batch_size=3$"
     ):

@@ -85,7 +85,7 @@ def test_what_snapshots_cannot_make_is_measured():
 def test_impossible_lengths_are_refused(length):
     with pytest.raises(UsageError, match=r"not possible: give 0\.01 to 0\.28"):
         exponent(length)
-    with pytest.raises(UsageError, match="ema_lengths"):
+    with pytest.raises(UsageError, match=r"averages\.lengths"):
         load_preset("compact", [f"base.training.ema_lengths=[{length}]"])
 
 
@@ -178,5 +178,5 @@ def test_lengths_are_part_of_a_checkpoint_s_name(finished):
 def test_run_without_snapshots_says_so(tiny_preset, prepared_synthetic, tmp_path):
     last = run(tiny_preset, prepared_synthetic, tmp_path / "run", "training.steps=2")
     assert not (last / "power.safetensors").exists()
-    with pytest.raises(UsageError, match=r"no snapshots .* train it with training\.ema_lengths"):
+    with pytest.raises(UsageError, match=r"no snapshots .* train it with training\.averages\.lengths"):
         trained_stage(tmp_path / "run", "base", 2, 0.1)

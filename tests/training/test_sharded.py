@@ -107,5 +107,5 @@ def test_processes_hold_a_part_each(tiny_preset, prepared_synthetic, tmp_path):
 
 
 def test_muon_is_refused():
-    with pytest.raises(UsageError, match=r"muon works on whole matrices.*set optimizer.name=adamw"):
+    with pytest.raises(UsageError, match=r"muon works on whole matrices.*set optimizer\.name=adamw"):
         load_preset("compact", ["base.training.fsdp=true"])
