@@ -18,6 +18,13 @@ def prepare(
     encoder: Annotated[str, typer.Option(help="minilm, t5-base, another T5, or a folder.")] = "minilm",
     kind: Annotated[str | None, typer.Option(help="Reader of the source; default: what fits.")] = None,
     split: Annotated[str, typer.Option(help="Split of rows to which the source gives none.")] = "train",
+    caption_template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Caption of images without one, such as 'a satellite image of {label}'.",
+        ),
+    ] = None,
     bands: Annotated[
         str | None, typer.Option(metavar="R,G,B", help="Bands to show, from 1; one for grey.")
     ] = None,
@@ -56,6 +63,7 @@ def prepare(
         kind=kind,
         split=split,
         raster=RasterOptions(chosen, percentiles, per_image, max_nodata),
+        caption_template=caption_template,
     )
     if not quiet:
         print(report.summary())

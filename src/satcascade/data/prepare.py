@@ -101,6 +101,7 @@ def prepare(
     kind: str | None = None,
     split: str = "train",
     raster: RasterOptions | None = None,
+    caption_template: str | None = None,
 ) -> PreparationReport:
     """Prepare a captioned image set for training.
 
@@ -117,6 +118,8 @@ def prepare(
         kind: the reader to use; by default the one that fits.
         split: the split of rows to which the source gives none.
         raster: how GeoTIFF and other tiles of many bands or more than 8 bits become RGB.
+        caption_template: the caption of images that have a label and no caption, such as
+            ``a satellite image of {label}``; folders without any captions are then taken as classes.
 
     Raises:
         UsageError: an argument is out of its range, or the bands asked for are not in the images.
@@ -130,7 +133,7 @@ def prepare(
         raise UsageError(f"unknown split '{split}': choose from {', '.join(SPLITS)}")
     out = Path(out)
     rasters = RasterReader(raster or RasterOptions())
-    opened = open_source(source, kind, split)
+    opened = open_source(source, kind, split, caption_template)
     good, problems = check_samples(opened.samples)
     problems = opened.problems + problems
     text_encoder = load_text_encoder(encoder)
@@ -146,6 +149,8 @@ def prepare(
         },
         "source_hash": _source_hash(opened),
     }
+    if caption_template is not None:
+        settings["caption_template"] = caption_template
     folder = DescribedFolder(out, MANIFEST, "prepared set", _words, "use another folder, or delete it")
     if _already_there(folder, settings):
         return _report(out, folder.read(), already_there=True)
@@ -302,6 +307,7 @@ def _label_counts(samples: Sequence[Sample]) -> dict[str, int]:
 def _compared(settings: dict[str, Any]) -> dict[str, Any]:
     """What makes a set this one and no other, of its settings or its manifest."""
     return {
+        "caption template": settings.get("caption_template"),
         "kind": settings["kind"],
         "image size": settings["image_size"],
         # Sets of earlier versions have no raster options.

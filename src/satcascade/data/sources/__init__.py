@@ -7,33 +7,45 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from satcascade.data.sources.caption_files import has_caption_files
 from satcascade.data.sources.hub import read_hub
 from satcascade.data.sources.image_files import list_images
 from satcascade.data.sources.imagefolder import find_tables, read_imagefolder
 from satcascade.data.sources.karpathy import find_annotations, is_rsicd, read_rsicd, read_ucm
 from satcascade.data.sources.rsicd_csv import is_rsicd_csv, read_rsicd_csv
 from satcascade.data.sources.sample import Source
+from satcascade.data.sources.sentences import captioned, check_template
 from satcascade.errors import SatcascadeError, UsageError
 
 KINDS = ("rsicd", "rsicd-csv", "ucm", "imagefolder", "hub")
 
 
-def open_source(source: str | Path, kind: str | None = None, split: str = "train") -> Source:
+def open_source(
+    source: str | Path,
+    kind: str | None = None,
+    split: str = "train",
+    caption_template: str | None = None,
+) -> Source:
     """Read a captioned image set, all but its pixels.
 
     Args:
         source: a folder, one of its annotation files, or ``owner/name`` on the Hub.
         kind: one of ``KINDS``; by default what the source looks like.
         split: the split of rows to which the source gives none.
+        caption_template: the caption of images that have a label and no caption, with ``{label}`` where the
+            label is to stand (as words: ``SparseResidential`` becomes sparse residential). In a folder
+            without any captions the folders' names are the labels.
 
     Raises:
-        UsageError: no such kind.
+        UsageError: no such kind, or a template with another field.
         SatcascadeError: there is nothing at ``source``, or nothing that a reader fits; or it is
             a captioned set that cannot be read.
     """
-    path = Path(source).expanduser()
+    if caption_template is not None:
+        check_template(caption_template)
+    path, captionless = Path(source).expanduser(), caption_template is not None
     if kind is None:
-        kind = _kind_of(path, str(source))
+        kind = _kind_of(path, str(source), captionless)
     if kind not in KINDS:
         raise UsageError(f"unknown kind of data set '{kind}': choose from {', '.join(KINDS)}")
     if kind != "hub" and not path.exists():
@@ -41,14 +53,18 @@ def open_source(source: str | Path, kind: str | None = None, split: str = "train
     readers: dict[str, Callable[[], Source]] = {
         "rsicd": lambda: read_rsicd(*_annotations(path)),
         "ucm": lambda: read_ucm(*_annotations(path)),
-        "rsicd-csv": lambda: read_rsicd_csv(_rsicd_table(path), split),
-        "imagefolder": lambda: read_imagefolder(path if path.is_dir() else path.parent, split),
-        "hub": lambda: read_hub(str(source)),
+        "rsicd-csv": lambda: read_rsicd_csv(_rsicd_table(path), split, captionless),
+        "imagefolder": lambda: read_imagefolder(path if path.is_dir() else path.parent, split, captionless),
+        "hub": lambda: read_hub(str(source), captionless),
     }
-    return dataclasses.replace(readers[kind](), name=str(source))
+    opened = readers[kind]()
+    samples = opened.samples
+    if caption_template is not None:
+        samples = [captioned(sample, caption_template) for sample in samples]
+    return dataclasses.replace(opened, name=str(source), samples=samples)
 
 
-def _kind_of(path: Path, source: str) -> str:
+def _kind_of(path: Path, source: str, captionless: bool) -> str:
     if not path.exists():
         owner = re.fullmatch(r"([\w-][\w.-]*)/[\w.-]+", source)
         # A mistyped path in a folder that is here is not worth asking the Hub about.
@@ -61,7 +77,7 @@ def _kind_of(path: Path, source: str) -> str:
     if path.is_file():
         if path.suffix == ".csv" and is_rsicd_csv(path):
             return "rsicd-csv"
-        if path.suffix in (".csv", ".jsonl", ".txt"):
+        if path.suffix in (".csv", ".tsv", ".jsonl", ".txt"):
             return "imagefolder"
     elif find_tables(path):
         return "imagefolder"
@@ -69,9 +85,11 @@ def _kind_of(path: Path, source: str) -> str:
         return "rsicd-csv"
     elif not list_images(path):
         raise SatcascadeError(f"no images in {path}: give the folder of a captioned image set")
+    elif captionless or has_caption_files(path):
+        return "imagefolder"
     raise SatcascadeError(
         f"no captions in {path}: it needs a dataset_rsicd.json, dataset.json, metadata.jsonl, metadata.csv, "
-        "captions.csv or captions.txt"
+        "captions.csv or captions.txt, a text file beside each image, or class folders and --caption-template"
     )
 
 

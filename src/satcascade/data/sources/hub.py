@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from satcascade.data.sources.image_files import is_inside
 from satcascade.data.sources.sample import Sample, Source
 from satcascade.data.sources.tables import captions_of, is_caption_column
 from satcascade.errors import SatcascadeError
@@ -13,7 +14,7 @@ from satcascade.errors import SatcascadeError
 _NAME_COLUMNS = ("filename", "file_name", "image_name")
 
 
-def read_hub(name: str) -> Source:
+def read_hub(name: str, captionless: bool = False) -> Source:
     """A data set of the Hub, such as ``arampacha/rsicd``, fetched by the ``datasets`` library.
 
     Format: an image column (the first one that holds images) and captions in a column ``text``,
@@ -28,6 +29,7 @@ def read_hub(name: str) -> Source:
 
     Args:
         name: ``owner/name``.
+        captionless: whether a set without captions will do.
 
     Raises:
         SatcascadeError: ``datasets`` is not installed, the set cannot be fetched, or it holds no images
@@ -48,11 +50,11 @@ def read_hub(name: str) -> Source:
             f"'{name}' is neither a folder here nor a data set that can be fetched from the Hub "
             f"({lines[0].rstrip('. ')[:160]}): check the name and the connection, or give a folder"
         ) from error
-    samples = [sample for split, rows in sets.items() for sample in _samples(name, split, rows)]
+    samples = [sample for split, rows in sets.items() for sample in _samples(name, split, rows, captionless)]
     return Source(name, "hub", samples)
 
 
-def _samples(name: str, split: str, rows: Any) -> list[Sample]:
+def _samples(name: str, split: str, rows: Any, captionless: bool) -> list[Sample]:
     from datasets import ClassLabel, Image
 
     features = rows.features
@@ -61,7 +63,7 @@ def _samples(name: str, split: str, rows: Any) -> list[Sample]:
         raise SatcascadeError(
             f"no images in '{name}': it has the columns {', '.join(features)}, none of images"
         )
-    if not any(map(is_caption_column, features)):
+    if not captionless and not any(map(is_caption_column, features)):
         raise SatcascadeError(
             f"no captions in '{name}': it has the columns {', '.join(features)}, none is text, caption or "
             "captions"
@@ -69,6 +71,7 @@ def _samples(name: str, split: str, rows: Any) -> list[Sample]:
     # Undecoded: images are decoded once, by the preparation, which reports those that cannot be.
     images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
     texts = rows.remove_columns([image_column])
+    folders = _readable_folders(name)
     label_feature = features.get("label")
     samples = []
     for number, row in enumerate(texts):
@@ -82,17 +85,38 @@ def _samples(name: str, split: str, rows: Any) -> list[Sample]:
                 split=split,
                 label=str(label) if label not in (None, "") else None,
                 captions=captions_of(row),
-                image=_reader(images, number, image_column),
+                image=_reader(images, number, image_column, folders),
             )
         )
     return samples
 
 
-def _reader(images: Any, number: int, column: str) -> Callable[[], bytes]:
+def _readable_folders(name: str) -> list[Path]:
+    """Where the image files of a set may be: the caches of what was fetched, and the set's own folder."""
+    from datasets import config
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    caches = (
+        config.HF_DATASETS_CACHE,
+        config.DOWNLOADED_DATASETS_PATH,
+        config.EXTRACTED_DATASETS_PATH,
+        HF_HUB_CACHE,
+    )
+    own = [Path(name)] if Path(name).is_dir() else []
+    return [*map(Path, caches), *own]
+
+
+def _reader(images: Any, number: int, column: str, folders: list[Path]) -> Callable[[], bytes]:
     def read() -> bytes:
         image = images[number][column]
         if not image:
             raise OSError("no image in this row")
-        return bytes(image["bytes"]) if image["bytes"] else Path(image["path"]).read_bytes()
+        if image["bytes"]:
+            return bytes(image["bytes"])
+        # A row may name any file of this machine; only what came with the set is read.
+        path = Path(image["path"])
+        if not any(is_inside(folder, path) for folder in folders):
+            raise OSError("its path leads out of the data set, and what is outside is not read")
+        return path.read_bytes()
 
     return read

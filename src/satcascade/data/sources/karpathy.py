@@ -4,6 +4,8 @@
 
     {"dataset": ..., "images": [{"filename": "airport_1.jpg", "split": "train",
                                  "sentences": [{"raw": "many planes ..."}, ...]}, ...]}
+
+A sentence without ``raw`` is made of its ``tokens``, a space between two.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from satcascade.data.sources.image_files import find_images
+from satcascade.data.sources.image_files import find_images, locate_image, name_in, require_inside
 from satcascade.data.sources.sample import Problem, Sample, Source
+from satcascade.data.sources.sentences import sentence_text
+from satcascade.data.sources.text_files import read_text
 from satcascade.errors import SatcascadeError
 
 RSICD_CLASSES = (
@@ -102,11 +106,15 @@ def is_rsicd(annotations: Path) -> bool:
     """Whether a file of annotations is RSICD's, by its name or by the data set's name in it."""
     if "rsicd" in annotations.name.lower():
         return True
-    with annotations.open(encoding="utf-8", errors="replace") as file:
-        return re.search(r'"dataset":\s*"rsicd"', file.read(10_000), re.IGNORECASE) is not None
+    try:
+        start = read_text(annotations, characters=10_000)
+    except (OSError, UnicodeError):
+        return False  # the reader says what is wrong
+    return re.search(r'"dataset":\s*"rsicd"', start, re.IGNORECASE) is not None
 
 
 def _read(kind: str, folder: Path, annotations: Path, label_of: Callable[[str], str | None]) -> Source:
+    require_inside(folder, annotations)
     entries = _entries(annotations)
     names = [str(entry.get("filename", "")) for entry in entries]
     images = find_images(folder, names)
@@ -115,14 +123,18 @@ def _read(kind: str, folder: Path, annotations: Path, label_of: Callable[[str], 
         if not name:
             problems.append(Problem("row without file name", f"images[{row}] of {annotations.name}"))
             continue
+        image = locate_image(folder, images, name)
+        if isinstance(image, Problem):
+            problems.append(image)
+            continue
         label = entry.get("label")
         samples.append(
             Sample(
-                filename=name,
+                filename=name_in(images, image),
                 split=str(entry.get("split", "")),
-                label=label_of(name) if label in (None, "") else str(label),
-                captions=tuple(_sentence(sentence) for sentence in entry.get("sentences") or ()),
-                image=images / name,
+                label=label_of(image.name) if label in (None, "") else str(label),
+                captions=tuple(map(sentence_text, entry.get("sentences") or ())),
+                image=image,
             )
         )
     return Source(str(folder), kind, samples, problems)
@@ -130,8 +142,8 @@ def _read(kind: str, folder: Path, annotations: Path, label_of: Callable[[str], 
 
 def _entries(annotations: Path) -> list[dict[str, Any]]:
     try:
-        content = json.loads(annotations.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(read_text(annotations))
+    except (OSError, ValueError, RecursionError) as error:
         raise SatcascadeError(f"{annotations} cannot be read as JSON ({error}): fetch it again") from error
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
@@ -140,7 +152,3 @@ def _entries(annotations: Path) -> list[dict[str, Any]]:
             "'filename', 'split' and 'sentences'"
         )
     return entries
-
-
-def _sentence(sentence: Any) -> str:
-    return str(sentence.get("raw") or "") if isinstance(sentence, dict) else str(sentence)

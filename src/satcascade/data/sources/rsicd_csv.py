@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from satcascade.data.sources.image_files import find_images
+from satcascade.data.sources.image_files import find_images, locate_image, name_in, require_inside
 from satcascade.data.sources.karpathy import rsicd_label
 from satcascade.data.sources.sample import Problem, Sample, Source
-from satcascade.data.sources.tables import (
-    captions_of,
-    header,
-    read_rows,
-    require_captions,
-    require_column,
-    text_in,
-)
+from satcascade.data.sources.tables import captions_of, header, read_table, text_in
 
 
-def read_rsicd_csv(table: Path, split: str) -> Source:
+def read_rsicd_csv(table: Path, split: str, captionless: bool = False) -> Source:
     """RSICD, the Remote Sensing Image Captioning Dataset, in its CSV form.
 
     Format: one CSV file with the columns ``filename, split, imgid, sent1, ..., sent5, label``, beside a
@@ -30,27 +23,36 @@ def read_rsicd_csv(table: Path, split: str) -> Source:
     Args:
         table: the CSV file.
         split: the split of rows that name none.
+        captionless: whether a table without captions will do.
 
     Raises:
         SatcascadeError: the table cannot be read or lacks its columns, or there is no folder of images.
     """
-    rows, problems = read_rows(table)
-    require_column(table, rows, "filename")
-    require_captions(table, rows)
-    names = [text_in(row, "filename") for row in rows]
-    images = find_images(table.parent, names)
+    folder = table.parent
+    require_inside(folder, table)
+    content = read_table(table)
+    content.require_column("filename")
+    if not captionless:
+        content.require_captions()
+    problems = list(content.problems)
+    names = [text_in(row, "filename") for row in content.rows]
+    images = find_images(folder, names)
     samples = []
-    for number, (name, row) in enumerate(zip(names, rows, strict=True), start=1):
+    for number, (name, row) in enumerate(zip(names, content.rows, strict=True), start=1):
         if not name:
             problems.append(Problem("row without file name", f"row {number} of {table.name}"))
             continue
+        image = locate_image(folder, images, name)
+        if isinstance(image, Problem):
+            problems.append(image)
+            continue
         samples.append(
             Sample(
-                filename=name,
+                filename=name_in(images, image),
                 split=text_in(row, "split") or split,
-                label=text_in(row, "label") or rsicd_label(name),
+                label=text_in(row, "label") or rsicd_label(image.name),
                 captions=captions_of(row),
-                image=images / name,
+                image=image,
             )
         )
     return Source(str(table), "rsicd-csv", samples, problems)

@@ -93,7 +93,7 @@ def check_samples(samples: Iterable[Sample]) -> tuple[list[Sample], list[Problem
     """Part the usable samples from the problems that show without decoding an image.
 
     A sample stays, with its split name normalised and its empty captions left out, if it has a known
-    split, a name not seen before, an image file and a caption.
+    split, a name in Unicode and not seen before, an image file and a caption.
 
     Returns:
         The usable samples in their order, and the problems.
@@ -109,6 +109,8 @@ def check_samples(samples: Iterable[Sample]) -> tuple[list[Sample], list[Problem
         if sample.filename in seen:
             found.append(Problem("duplicate name", sample.filename))
         seen.add(sample.filename)
+        if one_line(sample.filename).split() != sample.filename.split():
+            found.append(Problem("unreadable name", one_line(sample.filename), "not Unicode"))
         if isinstance(sample.image, Path) and not sample.image.is_file():
             found.append(Problem("missing image", sample.filename))
         if not sample.captions:

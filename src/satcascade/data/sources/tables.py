@@ -4,92 +4,115 @@ from __future__ import annotations
 
 import ast
 import csv
+import io
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from satcascade.data.sources.sample import Problem
+from satcascade.data.sources.sentences import sentences_in
+from satcascade.data.sources.text_files import read_text
 from satcascade.errors import SatcascadeError
 
 _CAPTION_COLUMN = re.compile(
     r"(text|captions?|sentences?|raw|(sent|caption|sentence|text)_?\d+)", re.IGNORECASE
 )
 
-# name.jpg<TAB>caption, name.jpg,caption or name.jpg caption; Flickr8k numbers the captions: name.jpg#0
-_CAPTION_LINE = re.compile(r"(.+?\.(?:jpe?g|png|tiff?|bmp|webp))(?:#\d+)?(?:\s*,\s*|\s+)(.*)", re.IGNORECASE)
+# name.jpg<TAB>caption, name.jpg,caption (or ;) or name.jpg caption; Flickr8k numbers the captions: name.jpg#0
+_CAPTION_LINE = re.compile(
+    r"(.+?\.(?:jpe?g|png|tiff?|bmp|webp))(?:#\d+)?(?:\s*[,;]\s*|\s+)(.*)", re.IGNORECASE
+)
 _FILE_COLUMNS = ("file_name", "filename", "file", "image")
+# In this order where the header fits several.
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+_HEADER_LENGTH = 65_536
 
 Row = dict[str, Any]
 
 
-def read_rows(table: Path) -> tuple[list[Row], list[Problem]]:
-    """The rows of a ``.csv`` file with a header, of a ``.jsonl`` file of objects, or of a ``.txt`` file.
+@dataclass(frozen=True)
+class Table:
+    """A table of captions.
 
-    A line of a ``.txt`` file is an image's name and one caption, with a tab, a comma or a space between.
+    Attributes:
+        path: its file.
+        rows: its rows in file order.
+        problems: one for each line that is no row.
+        columns: the names of the columns, in order.
+        delimiter: what stands between the cells of a CSV file; None for other files.
+    """
 
-    Returns:
-        The rows in file order, and a problem for each line that is none.
+    path: Path
+    rows: list[Row]
+    problems: list[Problem]
+    columns: tuple[str, ...]
+    delimiter: str | None = None
+
+    @property
+    def file_column(self) -> str:
+        """The column that names the images: ``file_name``, ``filename``, ``file`` or ``image``.
+
+        Raises:
+            SatcascadeError: there is none.
+        """
+        column = next((name for name in _FILE_COLUMNS if name in self.columns), _FILE_COLUMNS[0])
+        self.require_column(column)
+        return column
+
+    def require_column(self, column: str) -> None:
+        """Refuse a table that lacks a column.
+
+        Raises:
+            SatcascadeError: naming the column and those that are there.
+        """
+        if column not in self.columns:
+            raise SatcascadeError(f"{self.path} has no column '{column}': it has {self._seen()}")
+
+    def require_captions(self) -> None:
+        """Refuse a table without any column that holds captions.
+
+        Raises:
+            SatcascadeError: naming the columns that are there and those that would do.
+        """
+        if not any(map(is_caption_column, self.columns)):
+            raise SatcascadeError(
+                f"{self.path} has no caption column: it has {self._seen()}; name it text, caption or captions"
+            )
+
+    def _seen(self) -> str:
+        seen = ", ".join(filter(None, self.columns)) or "none"
+        return seen if self.delimiter is None else f"{seen} (read with {_DELIMITERS[self.delimiter]})"
+
+
+def read_table(path: Path) -> Table:
+    """Read a ``.csv`` or ``.tsv`` file with a header, a ``.jsonl`` file of objects, or a ``.txt`` file.
+
+    Cells of a CSV or TSV file are parted by commas, semicolons, tabs or bars, whichever its header shows. A
+    line of a ``.txt`` file is an image's name and one caption, with a tab, a comma, a semicolon or a space
+    between. All are UTF-8, or as their byte order mark says.
 
     Raises:
         SatcascadeError: the file cannot be read or holds no row at all.
     """
     try:
-        rows, problems = _READERS[table.suffix](table)
+        table = _READERS[path.suffix](path)
     except (OSError, UnicodeError, csv.Error) as error:
         raise SatcascadeError(
-            f"{table} cannot be read ({error}): give a UTF-8 {table.suffix[1:]} file"
+            f"{path} cannot be read ({error}): give a UTF-8 {path.suffix[1:]} file"
         ) from error
-    if not rows and not problems:
-        raise SatcascadeError(f"{table} holds no rows: give one a captioned image")
-    return rows, problems
+    if not table.rows and not table.problems:
+        raise SatcascadeError(f"{path} holds no rows: give one a captioned image")
+    return table
 
 
-def header(table: Path) -> list[str]:
+def header(path: Path) -> tuple[str, ...]:
     """The column names of a CSV file; none if it cannot be read as one."""
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            return next(csv.reader(file), [])
+        return _header(read_text(path, newline="", characters=_HEADER_LENGTH))[0]
     except (OSError, UnicodeError, csv.Error):
-        return []
-
-
-def file_column(table: Path, rows: list[Row]) -> str:
-    """The column that names the images: ``file_name``, ``filename``, ``file`` or ``image``.
-
-    Raises:
-        SatcascadeError: there is none.
-    """
-    columns = {str(name) for row in rows for name in row}
-    found = [name for name in _FILE_COLUMNS if name in columns]
-    if not found:
-        require_column(table, rows, _FILE_COLUMNS[0])
-    return found[0]
-
-
-def require_column(table: Path, rows: list[Row], column: str) -> None:
-    """Refuse a table whose rows all lack a column.
-
-    Raises:
-        SatcascadeError: naming the column and those that are there.
-    """
-    columns = {str(name): None for row in rows for name in row}
-    if column not in columns:
-        raise SatcascadeError(f"{table} has no column '{column}': it has {', '.join(columns) or 'none'}")
-
-
-def require_captions(table: Path, rows: list[Row]) -> None:
-    """Refuse a table without any column that holds captions.
-
-    Raises:
-        SatcascadeError: naming the columns that are there and those that would do.
-    """
-    columns = {str(name): None for row in rows for name in row}
-    if not any(map(is_caption_column, columns)):
-        raise SatcascadeError(
-            f"{table} has no caption column: it has {', '.join(columns) or 'none'}; name it text, "
-            "caption or captions"
-        )
+        return ()
 
 
 def is_caption_column(name: str) -> bool:
@@ -106,14 +129,9 @@ def captions_of(row: Row) -> tuple[str, ...]:
     """
     captions: list[str] = []
     for name, cell in row.items():
-        if not is_caption_column(str(name)):
-            continue
-        if isinstance(cell, str) and str(name).lower().endswith("s"):
-            cell = _list_in(cell)
-        if isinstance(cell, list | tuple):
-            captions += [_text(each) for each in cell]
-        else:
-            captions.append(_text(cell))
+        if is_caption_column(name):
+            plural = isinstance(cell, str) and name.lower().endswith("s")
+            captions += sentences_in(_list_in(cell) if plural else cell)
     return tuple(captions)
 
 
@@ -123,50 +141,85 @@ def text_in(row: Row, column: str) -> str:
     return "" if cell is None else str(cell).strip()
 
 
-def _text(cell: Any) -> str:
-    if isinstance(cell, dict):
-        cell = cell.get("raw")
-    return "" if cell is None else str(cell).strip()
-
-
 def _list_in(cell: str) -> str | list[Any]:
     if cell.lstrip().startswith("["):
         for parse in (json.loads, ast.literal_eval):
             try:
                 value = parse(cell.strip())
-            except (ValueError, SyntaxError):
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
                 continue
             if isinstance(value, list):
                 return value
     return cell
 
 
-def _read_csv(table: Path) -> tuple[list[Row], list[Problem]]:
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file)), []
+def _header(text: str) -> tuple[tuple[str, ...], str, str]:
+    """The column names of a CSV text, its delimiter, and the text without Excel's line ``sep=;``."""
+    first, _, rest = text.partition("\n")
+    stated = re.fullmatch(r'"?sep=(.)"?\r?', first)
+    if stated and stated[1] in _DELIMITERS:
+        return _columns(rest, stated[1]), stated[1], rest
+    by_delimiter = {each: _columns(text, each) for each in _DELIMITERS}
+
+    def fit(delimiter: str) -> tuple[int, int]:
+        columns = by_delimiter[delimiter]
+        known = sum(name in _FILE_COLUMNS or is_caption_column(name) for name in columns)
+        return known, len(columns)
+
+    delimiter = max(_DELIMITERS, key=fit)
+    return by_delimiter[delimiter], delimiter, text
 
 
-def _read_jsonl(table: Path) -> tuple[list[Row], list[Problem]]:
-    rows, problems = [], []
-    for number, line in enumerate(table.read_text(encoding="utf-8-sig").split("\n"), start=1):
+def _columns(text: str, delimiter: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in next(_cells(text, delimiter), ()))
+
+
+def _cells(text: str, delimiter: str) -> Any:
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+
+
+def _read_csv(path: Path) -> Table:
+    columns, delimiter, text = _header(read_text(path, newline=""))
+    reader = _cells(text, delimiter)
+    next(reader, None)
+    rows: list[Row] = []
+    problems = []
+    for cells in reader:
+        if not cells:
+            continue
+        # Spreadsheets end lines with empty cells. Others show that a caption with the delimiter is unquoted.
+        if any(map(str.strip, cells[len(columns) :])):
+            detail = f"{len(cells)} cells in {len(columns)} columns: quote a caption with a {delimiter!r}"
+            problems.append(Problem("unreadable row", f"{path.name}:{reader.line_num}", detail))
+            continue
+        row: Row = dict.fromkeys(columns)
+        row.update(zip(columns, cells, strict=False))
+        rows.append(row)
+    return Table(path, rows, problems, columns, delimiter)
+
+
+def _read_jsonl(path: Path) -> Table:
+    rows: list[Row] = []
+    problems = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
-            problems.append(Problem("unreadable row", f"{table.name}:{number}", str(error)))
+        except (ValueError, RecursionError) as error:
+            problems.append(Problem("unreadable row", f"{path.name}:{number}", str(error)))
             continue
         if isinstance(row, dict):
             rows.append(row)
         else:
-            problems.append(Problem("unreadable row", f"{table.name}:{number}", "not an object"))
-    return rows, problems
+            problems.append(Problem("unreadable row", f"{path.name}:{number}", "not an object"))
+    return Table(path, rows, problems, tuple(dict.fromkeys(name for row in rows for name in row)))
 
 
-def _read_txt(table: Path) -> tuple[list[Row], list[Problem]]:
+def _read_txt(path: Path) -> Table:
     rows: list[Row] = []
     problems = []
-    for number, line in enumerate(table.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         found = _CAPTION_LINE.fullmatch(line.strip())
         if found:
             caption = found[2].strip()
@@ -175,9 +228,9 @@ def _read_txt(table: Path) -> tuple[list[Row], list[Problem]]:
             rows.append(
                 {"file_name": found[1], "caption": caption[1:-1].replace('""', '"') if quoted else caption}
             )
-        elif line.strip() and not (number == 1 and line.split(",")[0].strip() in _FILE_COLUMNS):
-            problems.append(Problem("unreadable row", f"{table.name}:{number}", "names no image"))
-    return rows, problems
+        elif line.strip() and not (number == 1 and re.split(r"[,;\t]", line)[0].strip() in _FILE_COLUMNS):
+            problems.append(Problem("unreadable row", f"{path.name}:{number}", "names no image"))
+    return Table(path, rows, problems, ("file_name", "caption"))
 
 
-_READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".txt": _read_txt}
+_READERS = {".csv": _read_csv, ".tsv": _read_csv, ".jsonl": _read_jsonl, ".txt": _read_txt}
