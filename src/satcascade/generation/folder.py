@@ -67,10 +67,11 @@ class GeneratedFolder:
             UsageError, SatcascadeError: as of :meth:`check`, or the disk is full.
         """
         self.check()
+        # First: a process that comes without the lock must not take the captions for foreign files.
+        self._described.write(self._job.description(), sort_keys=True)
         _write_text(
             self.path / CAPTIONS, "".join(self._job.caption(index) + "\n" for index in range(self._job.total))
         )
-        self._described.write(self._job.description(), sort_keys=True)
 
     def has(self, index: int) -> bool:
         """Whether an image is there, complete, and made for this run."""
