@@ -1,7 +1,7 @@
 """What autoencoders cost and what they lose: milliseconds, operations and bytes against reconstruction.
 
-    python benchmarks/codec.py prepared/rsicd RUN/vae [OTHER/vae ...] [--teacher DIR] [--split val]
-        [--every 4] [--against rest] [--threads 2] [--clock wall]
+    python benchmarks/codec.py prepared/rsicd RUN/vae [OTHER/vae ...] [--teacher DIR] [--reductions 1 2]
+        [--split val] [--every 4] [--against rest] [--threads 2] [--clock wall]
 
 Every so many images of a split go through each autoencoder. PSNR is the mean over them; the
 Frechet distance on EfficientNet-Lite0 features is that to the real images of the split that were left out
@@ -34,7 +34,7 @@ from satcascade.evaluation.networks.features import load_features, real_features
 from satcascade.io.progress import ProgressDisplay
 from satcascade.io.tables import markdown_table
 from satcascade.models.codec import LatentCodec
-from satcascade.training.codec.teacher import load_teacher
+from satcascade.training.codec.teacher import CHANNELS, TeacherCodec, load_teacher
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 TIMED = 12
@@ -124,10 +124,12 @@ def load(folder: Path) -> Coder:
     return Coder(f"{folder} ({codec.fingerprint})", codec.encode, codec.decode, parameters)
 
 
-def taught_by(folder: Path) -> Coder:
-    """The teacher as a coder."""
+def taught_by(folder: Path, reduction: int) -> Coder:
+    """The teacher as a coder of images averaged down by ``reduction``, enlarged again bicubically."""
     teacher = load_teacher(folder)
-    return Coder(f"teacher {folder.name}", teacher.encode, teacher.decode, teacher.parameters)
+    codec = TeacherCodec(teacher, reduction, torch.zeros(CHANNELS), torch.ones(CHANNELS))
+    name = f"teacher {folder.name}" + (f" at 1/{reduction} of the side" if reduction > 1 else "")
+    return Coder(name, codec.encode, codec.decode, teacher.parameters)
 
 
 def main() -> None:
@@ -138,6 +140,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="prepared set")
     parser.add_argument("vae", type=Path, nargs="*", help="folders of autoencoders")
     parser.add_argument("--teacher", type=Path, help="folder of its weights")
+    parser.add_argument("--reductions", type=int, nargs="*", default=[1, 2], help="of the teacher's images")
     parser.add_argument("--split", default="val")
     parser.add_argument("--every", type=int, default=4)
     parser.add_argument("--against", default="rest", help="rest, or a split")
@@ -148,7 +151,7 @@ def main() -> None:
     dataset, network = PreparedDataset.open(arguments.data), load_features()
     coders = [load(folder) for folder in arguments.vae]
     if arguments.teacher:
-        coders.append(taught_by(arguments.teacher))
+        coders += [taught_by(arguments.teacher, reduction) for reduction in arguments.reductions]
     rows = dataset.indices(arguments.split)
     chosen = np.arange(0, len(rows), arguments.every)
     image = one_image(dataset, rows[0])

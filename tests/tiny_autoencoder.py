@@ -40,11 +40,15 @@ checkpoint_every: 3
 # What a teacher of 32 channels needs.
 TAUGHT = (
     "model.latent_channels=32",
+    "model.encoder_reduction=2",
     "model.encoder_patch_size=4",
+    "model.decoder_patch_size=16",
     "model.encoder_block_out_channels=[8,8]",
     "model.num_encoder_blocks=[0,1]",
     "encoder.steps=5",
-    "decoder.teacher_weight=0.5",
+    "decoder.teacher_latents=0.5",
+    "decoder.adversarial_weight=0.5",
+    "decoder.adversarial_after=1",
 )
 
 

@@ -155,6 +155,15 @@ def test_a_run_of_latents_becomes_a_pipeline_of_one_stage(
         assert images[0].shape == (1, 3, SIDE, SIDE)
         assert torch.equal(*images)
         assert made.unet.dtype == torch.float16
+    # So may one whose encoder imitates it.
+    better.register_to_config(imitates=LatentCodec(better).fingerprint, latents_std=(1.0, 1.0, 1.0, 1.0))
+    assert LatentCodec(better).fingerprint != tiny_codec().fingerprint
+    assemble(tmp_path / "run", None, tmp_path / "imitated", vae=better)
+    loaded = CascadePipeline.from_pretrained(tmp_path / "imitated")
+    assert loaded.config.vae_fingerprint == tiny_codec().fingerprint
+    shutil.rmtree(tmp_path / "run" / "vae")
+    with pytest.raises(UsageError, match="keeps no autoencoder: give one that decodes them with --vae"):
+        assemble(tmp_path / "run", None, tmp_path / "x")
     other = saved_codec(tmp_path / "other", seed=1)
     with pytest.raises(SatcascadeError, match="fingerprint"):
         assemble(tmp_path / "run", None, tmp_path / "x", vae=LatentCodec.load(Path(other)).vae)

@@ -13,16 +13,18 @@ from safetensors.torch import load_file, save_file
 
 from satcascade.cli import main
 from satcascade.config.codec import codec_names, load_codec_settings
+from satcascade.data.latents import StoredLatents
 from satcascade.data.prepared import PreparedDataset
 from satcascade.data.views import SYMMETRIES, dihedral, to_float
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.models.codec import LatentCodec, TinyAutoencoder
 from satcascade.training.checkpoints import CheckpointFolder
 from satcascade.training.codec.components import patch_components, set_decoder, set_encoder
-from satcascade.training.codec.crops import draw_crops
+from satcascade.training.codec.critic import Critic, adversarial_gradient, critic_loss
+from satcascade.training.codec.crops import Crops, draw_crops
 from satcascade.training.codec.targets import TeacherTargets
-from satcascade.training.codec.teacher import load_teacher
-from satcascade.training.codec.trainer import evenly
+from satcascade.training.codec.teacher import TeacherCodec, load_teacher
+from satcascade.training.run import open_codec
 from tiny_autoencoder import TAUGHT, in_a_process, random_teacher, settings_file, trained
 from tiny_training import assert_same
 
@@ -135,32 +137,80 @@ def test_teacher_is_imitated_then_frozen(prepared_synthetic, preset, teacher, tm
     losses = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert np.mean(losses[25:30]) < np.mean(losses[:5])
     codec = LatentCodec.load(out / "vae")
-    rows = evenly(prepared_synthetic.indices("train"), 12)
-    latents = codec.encode(to_float(torch.from_numpy(prepared_synthetic.images[rows]), 64))
-    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(32), atol=1e-2, rtol=0)
-    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(32), atol=1e-2, rtol=0)
+    taught = TeacherCodec.kept(out, load_teacher(teacher), 2, prepared_synthetic, np.arange(0))
+    assert codec.vae.config.imitates == taught.fingerprint
+    assert codec.factor == taught.factor == 16
+    # Both are normalised alike, so that a decoder can be given the latents of either.
+    assert codec.vae.config.latents_mean == taught.mean.tolist()
+    assert codec.vae.config.latents_std == taught.std.tolist()
+    images = images_of(prepared_synthetic, 1)
+    stored = StoredLatents.open(prepared_synthetic, taught, 64, (0, 7))
+    for view, latents in stored.views.items():
+        expected = taught.encode(dihedral(images, view).contiguous())
+        torch.testing.assert_close(torch.tensor(latents[:1]).float(), expected, atol=2e-3, rtol=2e-3)
 
 
-def test_targets_are_computed_once_and_resumed(prepared_synthetic, teacher, tmp_path):
-    loaded, rows, device = load_teacher(teacher), np.arange(10), torch.device("cpu")
-    whole = TeacherTargets.computed(
-        tmp_path / "whole", loaded, prepared_synthetic, rows, device, progress=False
+def test_teacher_has_unit_latents_and_enlarges(prepared_synthetic, teacher, tmp_path):
+    loaded, rows = load_teacher(teacher), np.arange(16)
+    codec = TeacherCodec.kept(tmp_path, loaded, 2, prepared_synthetic, rows)
+    turned = [
+        dihedral(image, number % SYMMETRIES) for number, image in enumerate(images_of(prepared_synthetic, 16))
+    ]
+    latents = codec.encode(torch.stack(turned))
+    assert latents.shape == (16, 32, 4, 4)
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(32), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents.std((0, 2, 3), correction=0), torch.ones(32), atol=1e-4, rtol=0)
+    assert codec.decode(latents).shape == (16, 3, 64, 64)
+    again = TeacherCodec.kept(tmp_path, loaded, 2, prepared_synthetic, rows[:1])
+    assert again.fingerprint == codec.fingerprint
+    assert TeacherCodec(loaded, 1, codec.mean, codec.std).fingerprint != codec.fingerprint
+    opened = open_codec(str(tmp_path / "teacher.json"), "cpu")
+    assert opened.fingerprint == codec.fingerprint
+    assert torch.equal(
+        opened.encode(images_of(prepared_synthetic)), codec.encode(images_of(prepared_synthetic))
     )
-    part = tmp_path / "part"
-    TeacherTargets.computed(part, loaded, prepared_synthetic, rows, device, progress=False)
-    manifest = part / "teacher" / "manifest.json"
-    content = json.loads(manifest.read_text())
-    assert content["done"] == 10
-    manifest.write_text(json.dumps({**content, "done": 4}))
-    for name in ("latents.npy", "pictures.npy"):
-        array = np.lib.format.open_memmap(part / "teacher" / name, mode="r+")
-        array[4:] = 0
-        array.flush()
-    resumed = TeacherTargets.computed(part, loaded, prepared_synthetic, rows, device, progress=False)
-    assert np.array_equal(resumed.latents, whole.latents)
-    assert np.array_equal(resumed.pictures, whole.pictures)
-    with pytest.raises(SatcascadeError, match=r"made with other settings \(rows "):
-        TeacherTargets.computed(part, loaded, prepared_synthetic, rows + 1, device, progress=False)
+    (tmp_path / "teacher.json").write_text('{"mean": [1.0], "std": [1.0]}')
+    with pytest.raises(SatcascadeError, match="has not 32 means and deviations"):
+        TeacherCodec.kept(tmp_path, loaded, 2, prepared_synthetic, rows)
+
+
+def test_pairs_show_the_same_place(prepared_synthetic, teacher, tmp_path):
+    """A crop's latents are those of the crop's place in the turned image."""
+    codec = TeacherCodec.kept(tmp_path, load_teacher(teacher), 2, prepared_synthetic, np.arange(4))
+    views = {
+        number: np.arange(3 * 32 * 16, dtype=np.float16).reshape(3, 32, 4, 4) + 0 * number
+        for number in (0, 3)
+    }
+    targets = TeacherTargets(codec, StoredLatents(tmp_path, (32, 4, 4), views), (0, 3))
+    crops = Crops(np.array([0, 2]), torch.tensor([[16, 32], [0, 16]]), torch.tensor([0, 3]), 16)
+    rows = np.array([0, 1, 2])
+    images, latents = targets.pairs(prepared_synthetic, rows, crops, torch.device("cpu"))
+    source = images_of(prepared_synthetic, 3)
+    assert torch.equal(images[0], source[0, :, 16:32, 32:48])
+    assert torch.equal(images[1], dihedral(source[2], 3)[:, :16, 16:32])
+    assert np.array_equal(latents[0], views[0][0, :, 1:2, 2:3])
+    assert np.array_equal(latents[1], views[3][2, :, :1, 1:2])
+
+
+def test_critic_tells_pictures_apart_and_pulls_at_them():
+    torch.manual_seed(0)
+    critic = Critic()
+    optimizer = torch.optim.AdamW(critic.parameters(), 1e-2, betas=(0.5, 0.99))
+    real, made = torch.rand(4, 3, 32, 32), torch.zeros(4, 3, 32, 32)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = critic_loss(critic, real, made)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < 0.7 * losses[0]
+    beside = torch.randn(4, 3, 32, 32)
+    before = critic.state_dict()
+    gradient = adversarial_gradient(critic, made, beside)
+    torch.testing.assert_close(gradient.norm(), beside.norm())
+    assert critic.eval()(made - 0.1 * gradient).mean() > critic(made).mean()
+    assert all(torch.equal(value, before[name]) for name, value in critic.state_dict().items())
 
 
 def test_a_better_decoder_for_the_same_latents(prepared_synthetic, preset, tmp_path):
@@ -211,7 +261,7 @@ def test_settings_and_teachers_that_do_not_fit(prepared_synthetic, preset, teach
     refused("noise_low .* is above noise_high", "decoder.noise_low=1")
     refused("encoder.steps, which is 0", *TAUGHT, "encoder.steps=0", teacher=teacher)
     refused(
-        "32 channels at 1/8 of the side, the settings 8", *TAUGHT, "model.latent_channels=8", teacher=teacher
+        "32 channels at 1/16 of the side, the settings 8", *TAUGHT, "model.latent_channels=8", teacher=teacher
     )
     refused("no teacher in", *TAUGHT, teacher=tmp_path)
     refused("not both", teacher=teacher, encoder=teacher)
@@ -221,7 +271,7 @@ def test_settings_and_teachers_that_do_not_fit(prepared_synthetic, preset, teach
         {key: value for key, value in weights.items() if key != "1.bias"}, damaged / "decoder.safetensors"
     )
     refused("no weights of TAEF2", *TAUGHT, error=SatcascadeError, teacher=damaged)
-    with pytest.raises(UsageError, match="unknown codec settings 'none': choose one of tiny"):
+    with pytest.raises(UsageError, match="unknown codec settings 'none': choose one of taught, tiny"):
         load_codec_settings("none")
 
 
@@ -258,10 +308,10 @@ def test_crops_depend_on_seed_and_step_alone():
     assert torch.equal(one.corners, same.corners)
     assert np.array_equal(one.places, same.places)
     assert not torch.equal(one.corners, other.corners)
-    aligned = draw_crops(settings, 7, 50, 256, align=8)
+    aligned = draw_crops(settings, 7, 50, 256, align=8, views=(0, 7))
     assert not (aligned.corners % 8).any()
-    assert not aligned.symmetries.any()
-    assert codec_names() == ["tiny"]
+    assert set(aligned.symmetries.tolist()) <= {0, 7}
+    assert codec_names() == ["taught", "tiny"]
 
 
 def test_command_trains_and_says_where(prepared_synthetic, preset, tmp_path, capsys):

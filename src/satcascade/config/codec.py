@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import resources
+from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -15,6 +16,7 @@ class Autoencoder(Section):
     """Arguments of :class:`satcascade.models.codec.TinyAutoencoder`, which explains them."""
 
     latent_channels: PositiveInt
+    encoder_reduction: PositiveInt = 1
     encoder_patch_size: PositiveInt
     decoder_patch_size: PositiveInt
     encoder_block_out_channels: tuple[PositiveInt, ...]
@@ -42,14 +44,16 @@ class EncoderTraining(Phase):
     """How the encoder is made. Its steps imitate a teacher's latents; without a teacher there are none.
 
     Attributes:
-        images: of the training split, evenly spread, that principal components, the teacher's latents and
-            the statistics of latents are computed on, at the most.
+        images: of the training split, evenly spread, that principal components or the statistics of the
+            teacher's latents are computed on, at the most.
+        views: which of the eight symmetries of the images the teacher's latents are made of.
         spectrum: deviation of principal component k after encoding: its own to this power. 1 leaves natural
             proportions, 0 makes all alike; between them coarse components stay larger than fine ones, so that
             noise hides these first.
     """
 
     images: PositiveInt
+    views: tuple[Annotated[int, Field(ge=0, le=7)], ...] = (0, 7)
     spectrum: float = Field(0.5, ge=0.0, le=1.0)
 
 
@@ -61,17 +65,25 @@ class DecoderTraining(Phase):
         noise_low, noise_high: range of its deviation (uniform in its logarithm), in deviations of the
             normalised latents.
         gradient_weight: of the error of differences between neighbours, beside that of pixels.
-        teacher_weight: of the teacher's picture as a second target, beside the real image; with a teacher.
+        teacher_latents: share of the crops whose latents are the teacher's, the others' being the encoder's:
+            for a decoder that also serves stages trained on the teacher's latents. With a teacher only.
         texture_weight: of the error of the amount of texture, see
             :func:`satcascade.training.codec.losses.texture_error`.
+        adversarial_weight: of the adversarial gradient beside that of the other errors, both taken at the
+            decoded pixels and brought to the same norm, see :mod:`satcascade.training.codec.critic`.
+        adversarial_after: steps of the decoder before which there is none.
+        critic_learning_rate: of the critic that it comes from.
     """
 
     noise_share: float = Field(0.0, ge=0.0, le=1.0)
     noise_low: PositiveFloat = 0.02
     noise_high: PositiveFloat = 0.2
     gradient_weight: float = Field(1.0, ge=0.0)
-    teacher_weight: float = Field(0.0, ge=0.0)
+    teacher_latents: float = Field(0.0, ge=0.0, le=1.0)
     texture_weight: float = Field(0.0, ge=0.0)
+    adversarial_weight: float = Field(0.0, ge=0.0)
+    adversarial_after: int = Field(0, ge=0)
+    critic_learning_rate: PositiveFloat = 4e-4
 
     @model_validator(mode="after")
     def _check_noise(self) -> DecoderTraining:

@@ -37,8 +37,9 @@ class TinyAutoencoder(AutoencoderTiny):
     """diffusers' ``AutoencoderTiny`` on patches: no convolution works at full resolution.
 
     Patches of pixels become channels before the first convolution, and are put back after the last. The total
-    factor is ``patch_size`` times two for each level after the first. Encoder and decoder may have
-    different patches and numbers of levels, as long as that factor is the same.
+    factor is ``patch_size`` times two for each level after the first, in the encoder times
+    ``encoder_reduction`` too. Encoder and decoder may have different patches and numbers of levels, as long
+    as that factor is the same.
 
     Args:
         encoder_patch_size, decoder_patch_size: side of the patches.
@@ -48,6 +49,10 @@ class TinyAutoencoder(AutoencoderTiny):
         latent_channels: channels C of the latents.
         latents_mean, latents_std: of each channel, over training images: latents are diffused after
             subtracting the one and dividing by the other. None before training has measured them.
+        encoder_reduction: images are averaged down by this first: the decoder then draws more detail than the
+            encoder sees.
+        imitates: ``Codec.fingerprint`` of the codec whose latents the encoder was trained to give, if any.
+            A stage trained on that codec's latents can be decoded with this one.
         act_fn, upsample_fn, upsampling_scaling_factor: as in ``AutoencoderTiny``.
 
     Raises:
@@ -66,6 +71,8 @@ class TinyAutoencoder(AutoencoderTiny):
         latent_channels: int = 32,
         latents_mean: Sequence[float] | None = None,
         latents_std: Sequence[float] | None = None,
+        encoder_reduction: int = 1,
+        imitates: str | None = None,
         act_fn: str = "relu",
         upsample_fn: str = "nearest",
         upsampling_scaling_factor: int = 2,
@@ -82,7 +89,7 @@ class TinyAutoencoder(AutoencoderTiny):
             upsample_fn=upsample_fn,
             upsampling_scaling_factor=upsampling_scaling_factor,
         )
-        self.factor = encoder_patch_size * 2 ** (len(num_encoder_blocks) - 1)
+        self.factor = encoder_reduction * encoder_patch_size * 2 ** (len(num_encoder_blocks) - 1)
         decoded = decoder_patch_size * upsampling_scaling_factor ** (len(num_decoder_blocks) - 1)
         if decoded != self.factor:
             raise ValueError(f"the encoder reduces by {self.factor}, the decoder enlarges by {decoded}")
@@ -93,7 +100,8 @@ class TinyAutoencoder(AutoencoderTiny):
 
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderTinyOutput | tuple[Tensor]:
         """Latents (B, C, H / factor, W / factor) of images (B, 3, H, W) in [-1, 1], not normalised."""
-        patches = F.pixel_unshuffle(x, self.config.encoder_patch_size)
+        reduced = F.avg_pool2d(x, self.config.encoder_reduction)
+        patches = F.pixel_unshuffle(reduced, self.config.encoder_patch_size)
         return super().encode(patches.contiguous(memory_format=torch.channels_last), return_dict)
 
     def decode(
@@ -229,6 +237,10 @@ class LatentCodec(Codec):
             raise SatcascadeError(f"{folder} holds no whole autoencoder ({one_line(error)})") from error
         return cls(vae)
 
+    def serves(self, fingerprint: str) -> bool:
+        """Whether it decodes what a stage makes that was trained on latents of such a codec."""
+        return fingerprint in (self.fingerprint, self.vae.config.imitates)
+
     def encode(self, images: Tensor) -> Tensor:
         """Normalised latents of images, see :meth:`Codec.encode`."""
         self._check(images, 3, self.factor)
@@ -258,7 +270,8 @@ def encoder_fingerprint(vae: TinyAutoencoder) -> str:
     That is the encoder's shape and weights, and the means and deviations. Weights count as float16 holds
     them, so that a copy stored in float16 has the same fingerprint.
     """
-    shape = [vae.config[name] for name in ("encoder_patch_size", "act_fn", "latents_mean", "latents_std")]
+    names = "encoder_reduction", "encoder_patch_size", "act_fn", "latents_mean", "latents_std"
+    shape = [vae.config[name] for name in names]
     digest = hashlib.sha256(json.dumps(shape).encode())
     for key, value in sorted(vae.encoder.state_dict().items()):
         digest.update(f"{key}{tuple(value.shape)}".encode())

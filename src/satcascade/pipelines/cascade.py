@@ -63,7 +63,7 @@ class CascadePipeline(StoredPipeline):
         vae: the autoencoder whose latents the base stage diffuses; without it, it diffuses pixels. The
             super-resolution stage diffuses the same, or pixels where its network takes these.
         vae_fingerprint: ``Codec.fingerprint`` of the autoencoder whose latents the networks were trained
-            on; another one is refused.
+            on; another one is refused, unless its encoder imitates that one.
 
     Raises:
         UsageError: unknown ``clip_x0``.
@@ -198,7 +198,7 @@ class CascadePipeline(StoredPipeline):
         if self._latent_codec is None or self._latent_codec.vae is not self.vae:
             codec = LatentCodec(self.vae)
             trained_with = self.config.vae_fingerprint
-            if trained_with not in (None, codec.fingerprint):
+            if trained_with is not None and not codec.serves(trained_with):
                 raise SatcascadeError(
                     f"the vae has fingerprint {codec.fingerprint}, the networks were trained on latents of "
                     f"{trained_with}: use that autoencoder"

@@ -9,7 +9,7 @@ from torch import nn
 
 from satcascade.config.preset import StageName
 from satcascade.errors import UsageError
-from satcascade.models.codec import LatentCodec, TinyAutoencoder
+from satcascade.models.codec import TinyAutoencoder
 from satcascade.pipelines.assembly import build_pipeline
 from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.training.run_folder import TrainedStage, named_checkpoint, trained_stage
@@ -32,7 +32,7 @@ def assemble(
         out: the pipeline's folder, written by ``save_pretrained``.
         half: store weights in float16.
         vae: an autoencoder with a better decoder than that which the base stage was trained with; its
-            encoder must be the same.
+            encoder must be the same, or imitate the codec of that training.
 
     Returns:
         The pipeline.
@@ -57,8 +57,14 @@ def assemble(
         settings = settings.model_copy(update={"sampling": settings.sampling.model_copy(update=own)})
         sr_unet = sr.model
     vae = base.vae if vae is None else vae
-    fingerprint = None if base.vae is None else LatentCodec(base.vae).fingerprint
-    pipeline = build_pipeline(settings, base.model, sr_unet, base.encoder_fingerprint, vae, fingerprint)
+    if base.codec_fingerprint is not None and vae is None:
+        raise UsageError(
+            f"{base_run} was trained on latents of {base.codec_fingerprint}, and keeps no autoencoder: "
+            "give one that decodes them with --vae"
+        )
+    pipeline = build_pipeline(
+        settings, base.model, sr_unet, base.encoder_fingerprint, vae, base.codec_fingerprint
+    )
     if half:
         for network in (pipeline.unet, pipeline.sr_unet, pipeline.vae):
             # Not diffusers' own `to`, which warns of modules to be kept in float32 where there are none.

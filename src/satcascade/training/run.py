@@ -23,6 +23,7 @@ from satcascade.errors import UsageError
 from satcascade.formats.training_run import VAE
 from satcascade.hardware.precision import compute_dtype
 from satcascade.models.codec import PIXELS, Codec, LatentCodec
+from satcascade.training.codec.teacher import TeacherCodec
 from satcascade.training.device_data import DeviceData
 from satcascade.training.processes import any_of
 from satcascade.training.stage_trainer import StageTrainer
@@ -143,8 +144,13 @@ def _check_encoder(settings: Preset, stage: StageName, dataset: PreparedDataset)
 def open_codec(name: str, device: torch.device | str) -> Codec:
     """The codec that a preset names, on a device.
 
+    Args:
+        name: ``pixels``, ``builtin``, the folder of an autoencoder, or ``teacher.json`` of a run that trained
+            one.
+        device: where it computes.
+
     Raises:
-        UsageError: the package has none.
+        UsageError: the package has none, or no such file.
         SatcascadeError: the folder holds no autoencoder, or a damaged one.
     """
     if name == "pixels":
@@ -154,6 +160,8 @@ def open_codec(name: str, device: torch.device | str) -> Codec:
             "this installation has no built-in autoencoder: train one with 'satcascade train codec' and name "
             "its folder, codec=RUN/vae"
         )
+    if name.endswith(".json"):
+        return TeacherCodec.load(Path(name), device)
     return LatentCodec.load(BUILTIN / VAE if name == "builtin" else Path(name)).to(device)
 
 

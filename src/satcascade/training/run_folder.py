@@ -122,13 +122,16 @@ class TrainedStage:
         settings: the run's preset, overrides applied.
         encoder_fingerprint: of the text encoder whose embeddings it was trained on.
         model: the network, with the averaged weights.
-        vae: the autoencoder whose latents it diffuses; None where that is pixels.
+        vae: the autoencoder whose latents it diffuses, where the run keeps it; None where that is pixels, or
+            latents of a codec that is no autoencoder of ours.
+        codec_fingerprint: of the codec whose latents it diffuses; None where that is pixels.
     """
 
     settings: Preset
     encoder_fingerprint: str
     model: Denoiser
     vae: TinyAutoencoder | None = None
+    codec_fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -215,7 +218,14 @@ def trained_stage(
     model = build_model(settings.stage(stage).model)
     model.load_state_dict(weights)
     vae = LatentCodec.load(run / VAE).vae if (run / VAE).is_dir() else None
-    return TrainedStage(settings, description["encoder"]["fingerprint"], model.eval(), vae)
+    codec = description["identity"].get("codec")
+    return TrainedStage(
+        settings,
+        description["encoder"]["fingerprint"],
+        model.eval(),
+        vae,
+        None if codec == PixelCodec.fingerprint else codec,
+    )
 
 
 def _average(run: Path, step: int | None) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,14 @@ class Crops:
         return cut(views, self.corners.to(device), self.symmetries.to(device), self.side)
 
 
-def draw_crops(settings: CodecSettings, step: int, rows: int, image_size: int, align: int = 1) -> Crops:
+def draw_crops(
+    settings: CodecSettings,
+    step: int,
+    rows: int,
+    image_size: int,
+    align: int = 1,
+    views: Sequence[int] = range(SYMMETRIES),
+) -> Crops:
     """The crops of a step.
 
     Args:
@@ -44,16 +52,14 @@ def draw_crops(settings: CodecSettings, step: int, rows: int, image_size: int, a
         step: from 0.
         rows: of how many images to choose.
         image_size: their side S.
-        align: the corners are multiples of it; above 1, where something coarser than pixels is cut too,
-            crops are not turned.
+        align: the corners are multiples of it.
+        views: symmetries to choose from.
     """
     chance = torch.Generator().manual_seed(derived_seed(settings.seed, "crops", step))
     count = settings.batch_size
     places = torch.randint(rows, (count,), generator=chance)
     corners = torch.randint((image_size - settings.crop) // align + 1, (count, 2), generator=chance) * align
-    symmetries = torch.randint(SYMMETRIES, (count,), generator=chance)
-    if align > 1:
-        symmetries = torch.zeros_like(symmetries)
+    symmetries = torch.tensor(views)[torch.randint(len(views), (count,), generator=chance)]
     return Crops(places.numpy(), corners, symmetries, settings.crop)
 
 

@@ -6,15 +6,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from satcascade.config.codec import load_codec_settings
+import numpy as np
+import numpy.typing as npt
+
+from satcascade.config.codec import CodecSettings, load_codec_settings
+from satcascade.data.latents import StoredLatents, encode_latents
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
 from satcascade.hardware.devices import pick_device
 from satcascade.models.codec import LatentCodec
+from satcascade.training.codec.quality import evenly
 from satcascade.training.codec.run_file import open_codec_run
 from satcascade.training.codec.targets import TeacherTargets
-from satcascade.training.codec.teacher import load_teacher
-from satcascade.training.codec.trainer import VAE, CodecTrainer, evenly
+from satcascade.training.codec.teacher import Teacher, TeacherCodec, load_teacher
+from satcascade.training.codec.trainer import VAE, CodecTrainer
 from satcascade.training.run import stop_signals
 
 
@@ -34,8 +39,8 @@ def train_codec(
     """Train an autoencoder; called again on the same folder, resume where it stopped.
 
     Without a teacher the encoder is that of the images' principal components, in closed form. With one, it
-    learns to give the teacher's latents, and the decoder may learn from the teacher's pictures too. SIGINT
-    and SIGTERM end a run after the current step, with a checkpoint.
+    learns to give the teacher's latents, which are stored beside the prepared set first. SIGINT and SIGTERM
+    end a run after the current step, with a checkpoint.
 
     Args:
         data: folder written by ``satcascade prepare``.
@@ -77,8 +82,7 @@ def train_codec(
     )
     targets = None
     if taught_by is not None:
-        rows = evenly(rows, settings.encoder.images)
-        targets = TeacherTargets.computed(out, taught_by, dataset, rows, where, progress=not quiet)
+        targets = _teacher_targets(settings, out, taught_by, dataset, rows, quiet)
     trainer = CodecTrainer(
         settings, dataset, rows, out, where, targets, None if given is None else given.vae, quiet
     )
@@ -87,3 +91,19 @@ def train_codec(
             trainer.advance()
         trainer.save()
     return out / VAE
+
+
+def _teacher_targets(
+    settings: CodecSettings,
+    out: Path,
+    teacher: Teacher,
+    dataset: PreparedDataset,
+    rows: npt.NDArray[np.int64],
+    quiet: bool,
+) -> TeacherTargets:
+    """The teacher's latents, stored beside the set where they are not yet."""
+    views, measured = settings.encoder.views, evenly(rows, settings.encoder.images)
+    codec = TeacherCodec.kept(out, teacher, settings.model.encoder_reduction, dataset, measured)
+    size = dataset.image_size
+    encode_latents(dataset, codec, size, views, device=teacher.device, progress=not quiet)
+    return TeacherTargets(codec, StoredLatents.open(dataset, codec, size, views), views)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from satcascade.data.views import to_float
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.io.files import folder_written_whole
 from satcascade.io.locks import exclusive
-from satcascade.models.codec import TinyAutoencoder
+from satcascade.models.codec import LatentCodec, TinyAutoencoder
 from satcascade.seeds import derived_seed
 from satcascade.training.averages import WeightAverage
 from satcascade.training.checkpoints import (
@@ -29,8 +30,10 @@ from satcascade.training.checkpoints import (
     optimizer_tensors,
 )
 from satcascade.training.codec.components import patch_components, set_decoder, set_encoder
+from satcascade.training.codec.critic import Critic, adversarial_gradient, critic_loss
 from satcascade.training.codec.crops import draw_crops, noised
 from satcascade.training.codec.losses import reconstruction_loss
+from satcascade.training.codec.quality import evenly, measure_quality
 from satcascade.training.codec.targets import TeacherTargets
 from satcascade.training.history import History
 from satcascade.training.optimizers import learning_rate
@@ -38,6 +41,8 @@ from satcascade.training.sharded import fill
 
 VAE = "vae"
 _STATISTICS = ("latents_mean", "latents_std")
+# In checkpoints, before the names of the critic's parameters.
+_CRITIC = "critic."
 _VALIDATED = 16
 
 
@@ -54,7 +59,7 @@ class CodecTrainer:
         rows: which images of it.
         out: the run's folder.
         device: where to compute, in float32.
-        targets: what a teacher made of those rows; without it the encoder is that of principal components.
+        targets: of a teacher; without them the encoder is that of principal components.
         encoder: an autoencoder whose encoder is taken as it is; its decoder is where training begins.
         quiet: show no progress.
 
@@ -84,7 +89,11 @@ class CodecTrainer:
         torch.manual_seed(derived_seed(settings.seed, "weights"))
         self.vae = new_autoencoder(settings).to(device, memory_format=torch.channels_last)
         self._check()
+        self._critic = Critic().to(device, memory_format=torch.channels_last)
         self._optimizer = self._new_optimizer()
+        self._critic_optimizer = torch.optim.AdamW(
+            self._critic.parameters(), settings.decoder.critic_learning_rate, betas=(0.5, 0.99)
+        )
         self._average = WeightAverage(self.vae.decoder, settings.ema_half_life)
         self._checkpoints = CheckpointFolder(out)
         checkpoint = self._checkpoints.load_last()
@@ -156,7 +165,7 @@ class CodecTrainer:
         frozen = self.step == self._encoder_steps
         if frozen:
             self._record()
-            self._freeze(self._measured())
+            self._freeze(self._taught_statistics())
         minutes = settings.checkpoint_minutes
         overdue = minutes is not None and time.monotonic() - self._saved > 60 * minutes
         due = settings.checkpoint_every and self.step % settings.checkpoint_every == 0
@@ -177,7 +186,9 @@ class CodecTrainer:
             for name in _STATISTICS:
                 if self.vae.config[name] is not None:
                     model[name] = torch.tensor(self.vae.config[name], dtype=torch.float64)
-            state = optimizer_tensors([self._optimizer])
+            if self._settings.decoder.adversarial_weight:
+                model |= {_CRITIC + name: value for name, value in self._critic.state_dict().items()}
+            state = optimizer_tensors([self._optimizer, self._critic_optimizer])
             self._checkpoints.save(Checkpoint(self.step, model, self._average.shadow, state))
         if self.step >= self._encoder_steps:
             with self._average.applied(self.vae.decoder):
@@ -197,58 +208,83 @@ class CodecTrainer:
             return
         if not settings.encoder.steps:
             raise UsageError("a teacher is imitated in encoder.steps, which is 0: set it to 1 or more")
-        channels, scale = self._targets.latents.shape[1], size // self._targets.latents.shape[2]
-        if (channels, scale) != (settings.model.latent_channels, factor):
+        teacher = self._targets.codec
+        if (teacher.channels, teacher.factor) != (settings.model.latent_channels, factor):
             raise UsageError(
-                f"the teacher has {channels} channels at 1/{scale} of the side, the settings "
-                f"{settings.model.latent_channels} at 1/{factor}: set model to match"
+                f"the teacher has {teacher.channels} channels at 1/{teacher.factor} of the side, the "
+                f"settings {settings.model.latent_channels} at 1/{factor}: set model to match"
             )
 
     def _imitate(self, rate: float) -> Tensor:
         """One step of the encoder towards the teacher's latents; loss and gradient norm, (2,)."""
-        targets, factor = self._targets, self.vae.factor
-        assert targets is not None
-        crops = draw_crops(self._settings, self.step, len(self._rows), self._dataset.image_size, align=factor)
-        (images,) = crops.of([self._images(crops.places)], self._device)
-        side = crops.side // factor
-        wanted = torch.stack(
-            [
-                torch.tensor(targets.latents[place, :, top : top + side, left : left + side])
-                for place, (top, left) in zip(crops.places, (crops.corners // factor).tolist(), strict=True)
-            ]
-        )
-        latents = self.vae.encode(images).latents
-        loss = (latents - wanted.to(self._device).float()).square().mean()
+        images, wanted = self._pairs()
+        mean, std = self._statistics(self._taught_statistics())
+        loss = ((self.vae.encode(images).latents - mean) / std - wanted).square().mean()
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
         return self._update(self.vae.encoder, loss, rate)
 
     def _reconstruct(self, rate: float) -> Tensor:
-        """One step of the decoder; loss and gradient norm, (2,)."""
+        """One step of the decoder, and of its critic; loss of the decoder and gradient norm, (2,)."""
         settings, training = self._settings, self._settings.decoder
-        crops = draw_crops(settings, self.step, len(self._rows), self._dataset.image_size)
-        views = [self._images(crops.places)]
-        if self._targets is not None and training.teacher_weight:
-            pictures = torch.from_numpy(self._targets.pictures[crops.places]).to(self._device)
-            views.append(to_float(pictures, pictures.shape[1]))
-        real, *taught = (
-            view.contiguous(memory_format=torch.channels_last) for view in crops.of(views, self._device)
+        real, latents = self._decoded_from()
+        noise = noised(latents, training, settings.seed, self.step)
+        decoded = self.vae.decode(noise * self._std + self._mean).sample
+        # The gradient at the pixels first, so that the critic's can be measured against it.
+        leaf = decoded.detach().requires_grad_()
+        loss = reconstruction_loss(leaf, real, training.gradient_weight, training.texture_weight)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        adversarial = (
+            training.adversarial_weight and self.step - self._encoder_steps >= training.adversarial_after
         )
-        with torch.no_grad():
-            latents = (self.vae.encode(real).latents - self._mean) / self._std
-            latents = noised(latents, training, settings.seed, self.step) * self._std + self._mean
-        decoded = self.vae.decode(latents).sample
-        weights = training.gradient_weight, training.texture_weight
-        loss = reconstruction_loss(decoded, real, *weights)
-        for picture in taught:
-            loss = loss + training.teacher_weight * reconstruction_loss(decoded, picture, *weights)
+        if adversarial:
+            gradient = gradient + training.adversarial_weight * adversarial_gradient(
+                self._critic, decoded, gradient
+            )
+        self._optimizer.zero_grad(set_to_none=True)
+        decoded.backward(gradient)
         loss_and_norm = self._update(self.vae.decoder, loss, rate)
+        if adversarial:
+            self._critic_optimizer.zero_grad(set_to_none=True)
+            critic_loss(self._critic, real, decoded.detach()).backward()
+            self._critic_optimizer.step()
         seen = (self.step + 1 - self._encoder_steps) * settings.batch_size
         self._average.update(self.vae.decoder, seen, settings.batch_size)
         return loss_and_norm
 
+    @torch.no_grad()
+    def _decoded_from(self) -> tuple[Tensor, Tensor]:
+        """Real crops (B, 3, side, side) of a step, and the normalised latents to decode."""
+        if self._targets is None:
+            crops = draw_crops(self._settings, self.step, len(self._rows), self._dataset.image_size)
+            (real,) = crops.of([self._images(crops.places)], self._device)
+            return real, self._encoded(real)
+        real, taught = self._pairs()
+        chance = torch.Generator().manual_seed(derived_seed(self._settings.seed, "teacher", self.step))
+        share = self._settings.decoder.teacher_latents
+        theirs = (torch.rand(len(real), 1, 1, 1, generator=chance) < share).to(self._device)
+        return real, torch.where(theirs, taught, self._encoded(real))
+
+    def _pairs(self) -> tuple[Tensor, Tensor]:
+        """Crops of a step, and the teacher's latents of them, see :meth:`TeacherTargets.pairs`."""
+        targets, dataset = self._targets, self._dataset
+        assert targets is not None
+        crops = draw_crops(
+            self._settings,
+            self.step,
+            len(self._rows),
+            dataset.image_size,
+            align=self.vae.factor,
+            views=targets.views,
+        )
+        images, latents = targets.pairs(dataset, self._rows, crops, self._device)
+        return images.contiguous(memory_format=torch.channels_last), latents
+
+    def _encoded(self, images: Tensor) -> Tensor:
+        return (self.vae.encode(images).latents - self._mean) / self._std
+
     def _update(self, network: nn.Module, loss: Tensor, rate: float) -> Tensor:
-        """Take the optimiser's step; loss and gradient norm before clipping, (2,)."""
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        """Take the optimiser's step with the gradients there are; loss and their norm, (2,)."""
         norm = clip_grad_norm_(network.parameters(), self._settings.gradient_clip)
         self._optimizer.param_groups[0]["lr"] = rate
         self._optimizer.step()
@@ -264,21 +300,16 @@ class CodecTrainer:
         network = self.vae.encoder if self.step < self._encoder_steps else self.vae.decoder
         return torch.optim.AdamW(network.parameters(), betas=(0.9, 0.99), weight_decay=0.0)
 
-    @torch.no_grad()
-    def _measured(self) -> dict[str, list[float]]:
-        """Mean and deviation of each channel of the latents of training images."""
-        total = torch.zeros(self._settings.model.latent_channels, dtype=torch.float64)
-        squares, count = total.clone(), 0
-        places = evenly(np.arange(len(self._rows)), self._settings.encoder.images)
-        for start in range(0, len(places), self._settings.batch_size):
-            images = self._images(places[start : start + self._settings.batch_size])
-            latents = self.vae.encode(images).latents.double().cpu()
-            total += latents.sum((0, 2, 3))
-            squares += latents.square().sum((0, 2, 3))
-            count += latents[:, 0].numel()
-        mean = total / count
-        std = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
-        return dict(zip(_STATISTICS, (mean.tolist(), std.tolist()), strict=True))
+    def _taught_statistics(self) -> dict[str, list[float]]:
+        """Those of the teacher's latents: they are what the encoder gives."""
+        assert self._targets is not None
+        teacher = self._targets.codec
+        return dict(zip(_STATISTICS, (teacher.mean.tolist(), teacher.std.tolist()), strict=True))
+
+    def _statistics(self, values: dict[str, list[float]]) -> tuple[Tensor, ...]:
+        return tuple(
+            torch.tensor(values[name], device=self._device).float().view(-1, 1, 1) for name in _STATISTICS
+        )
 
     def _freeze(self, statistics: dict[str, list[float]]) -> None:
         """From now on the encoder does not change."""
@@ -288,9 +319,9 @@ class CodecTrainer:
                 parameter.copy_(parameter.half().float())
         self.vae.encoder.requires_grad_(False)
         self.vae.register_to_config(**statistics)
-        self._mean, self._std = (
-            torch.tensor(statistics[name], device=self._device).float().view(-1, 1, 1) for name in _STATISTICS
-        )
+        if self._targets is not None:
+            self.vae.register_to_config(imitates=self._targets.codec.fingerprint)
+        self._mean, self._std = self._statistics(statistics)
         self._optimizer = self._new_optimizer()
         self._average = WeightAverage(self.vae.decoder, self._settings.ema_half_life)
 
@@ -316,8 +347,11 @@ class CodecTrainer:
             fill(value, checkpoint.model[name])
         if self.step >= self._encoder_steps:
             self._freeze({name: checkpoint.model[name].tolist() for name in _STATISTICS})
+        for name, value in self._critic.state_dict().items():
+            if _CRITIC + name in checkpoint.model:
+                fill(value, checkpoint.model[_CRITIC + name])
         self._average.load(checkpoint.ema)
-        load_optimizer_tensors([self._optimizer], checkpoint.optimizer)
+        load_optimizer_tensors([self._optimizer, self._critic_optimizer], checkpoint.optimizer)
 
     def _record(self) -> None:
         """Check and write down the steps since the last time."""
@@ -337,23 +371,21 @@ class CodecTrainer:
         if self._history is not None:
             self._history.add(rows)
 
-    @torch.no_grad()
     def _validate(self) -> None:
-        """Say how well the frozen encoder and the averaged decoder reconstruct validation images."""
+        """Say how well the frozen encoder and the averaged decoder do on validation images."""
         if self._history is None or "val" not in self._dataset.splits:
             return
         began = time.monotonic()
         rows = evenly(self._dataset.indices("val"), _VALIDATED)
-        ratios = []
-        for row in rows:
-            pixels = torch.from_numpy(self._dataset.images[[row]]).to(self._device)
-            image = to_float(pixels, pixels.shape[1])
-            error = (self.vae(image).sample.clamp(-1, 1) - image).square().mean()
-            ratios.append(10 * math.log10(4 / max(float(error), 1e-10)))
-        mean = sum(ratios) / len(ratios)
+        # A copy: a codec freezes its autoencoder.
+        codec = LatentCodec(copy.deepcopy(self.vae))
+        quality = measure_quality(codec, self._dataset, rows, self._targets)
         self._history.leave_out(time.monotonic() - began)
-        self._history.add_scalars({"validation/psnr": mean}, self.step)
-        self._history.say(f"step {self.step}: PSNR of {len(rows)} validation images {mean:.2f} dB")
+        self._history.add_scalars({f"validation/{name}": value for name, value in quality.items()}, self.step)
+        words = f"step {self.step}: PSNR of {len(rows)} validation images {quality['psnr']:.2f} dB"
+        if "latents" in quality:
+            words += f", the teacher's latents missed by {quality['latents']:.3f} of their variance"
+        self._history.say(words)
 
 
 def new_autoencoder(settings: CodecSettings) -> TinyAutoencoder:
@@ -370,10 +402,3 @@ def new_autoencoder(settings: CodecSettings) -> TinyAutoencoder:
         return TinyAutoencoder(**arguments)
     except ValueError as error:
         raise UsageError(f"model: {error}") from error
-
-
-def evenly(rows: np.ndarray, count: int) -> np.ndarray:
-    """At most ``count`` of some rows, evenly spread over them."""
-    if len(rows) <= count:
-        return rows
-    return rows[np.arange(count) * len(rows) // count]
