@@ -16,13 +16,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from pack import ARCHIVE, JPEG_OFFSETS, JPEGS, SUMMARY
+from pack import ARCHIVE, JPEG_OFFSETS, JPEGS, LEVELS, SCALES, SUMMARY
 from pieces import joined, read_archive, run_script
 
 from satcascade.data.decode import decode_image
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
-from satcascade.formats.prepared_set import CONTENT_FILES, IMAGES, MANIFEST
+from satcascade.formats.prepared_set import CONTENT_FILES, EMBEDDINGS, IMAGES, MANIFEST
 from satcascade.io.files import folder_written_whole
 from satcascade.io.hashing import sha256_of_file
 
@@ -47,6 +47,11 @@ def unpack(pieces: Path, out: Path) -> PreparedDataset:
     summary = json.loads(contents.pop(SUMMARY))
     offsets = np.load(io.BytesIO(contents.pop(JPEG_OFFSETS)))
     jpegs = contents.pop(JPEGS)
+    if LEVELS in contents:
+        levels, scales = (np.load(io.BytesIO(contents.pop(name))) for name in (LEVELS, SCALES))
+        buffer = io.BytesIO()
+        np.save(buffer, (levels * scales.astype(np.float32)).astype(np.float16))
+        contents[EMBEDDINGS] = buffer.getvalue()
     count, size = summary["images"], summary["image_size"]
     with folder_written_whole(out) as aside:
         for name, content in contents.items():

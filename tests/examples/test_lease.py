@@ -83,6 +83,20 @@ def test_images_carried_smaller_come_back_at_the_asked_size(script, prepared_syn
     assert (distances.argmin(1) == np.arange(4)).all()
 
 
+def test_fewer_captions_and_embeddings_in_eight_bits(script, prepared_synthetic, tmp_path):
+    script("pack", prepared_synthetic.path, tmp_path / "packed", "--size", 64, "--captions", 1, "--int8")
+    script("unpack", tmp_path / "packed", tmp_path / "prepared")
+    there = PreparedDataset.open(tmp_path / "prepared")
+    originals = {record.filename: record for record in prepared_synthetic.records}
+    for record in there.records:
+        original = originals[record.filename]
+        assert record.captions == original.captions[:1]
+        mine, theirs = there.text(record.caption_ids), prepared_synthetic.text(original.caption_ids[:1])
+        # Half a level of 127, and what float16 rounds of scale and product.
+        bound = theirs.embeddings.abs().amax(-1, keepdim=True) * (0.5 / 127 + 2**-10)
+        assert ((mine.embeddings - theirs.embeddings).abs() <= bound).all()
+
+
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     """A run with a checkpoint of 100,000 numbers a network, as training leaves it."""
