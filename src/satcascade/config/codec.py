@@ -28,8 +28,9 @@ class Phase(Section):
 
     Attributes:
         steps: optimiser steps.
-        learning_rate: peak; reached after ``warmup_steps``, held, and taken linearly to zero over the last
-            ``decay_steps``.
+        learning_rate: peak.
+        warmup_steps: steps in which the learning rate rises linearly to its peak.
+        decay_steps: steps at the end in which it falls linearly to zero.
     """
 
     steps: int = Field(ge=0)
@@ -42,8 +43,8 @@ class EncoderTraining(Phase):
     """How the encoder is made. Its steps imitate a teacher's latents; without a teacher there are none.
 
     Attributes:
-        images: of the training split, evenly spread, that principal components, the teacher's latents and
-            the statistics of latents are computed on, at the most.
+        images: how many of the training split, at the most and evenly spread, principal components, the
+            teacher's latents and the statistics of latents are computed on.
         spectrum: deviation of principal component k after encoding: its own to this power. 1 leaves natural
             proportions, 0 makes all alike; between them coarse components stay larger than fine ones, so that
             noise hides these first.
@@ -57,12 +58,13 @@ class DecoderTraining(Phase):
     """How the decoder is trained, for latents as a diffusion model makes them: not quite right.
 
     Attributes:
-        noise_share: of the crops whose latents get noise.
-        noise_low, noise_high: range of its deviation (uniform in its logarithm), in deviations of the
-            normalised latents.
-        gradient_weight: of the error of differences between neighbours, beside that of pixels.
-        teacher_weight: of the teacher's picture as a second target, beside the real image; with a teacher.
-        texture_weight: of the error of the amount of texture, see
+        noise_share: share of the crops whose latents get noise.
+        noise_low, noise_high: smallest and largest deviation of that noise (uniform in its logarithm), in
+            deviations of the normalised latents.
+        gradient_weight: weight of the error of differences between neighbours, beside that of pixels.
+        teacher_weight: weight of the teacher's picture as a second target, beside the real image; with a
+            teacher.
+        texture_weight: weight of the error of the amount of texture, see
             :func:`satcascade.training.codec.losses.texture_error`.
     """
 
@@ -84,12 +86,19 @@ class CodecSettings(Section):
     """An autoencoder and its training.
 
     Attributes:
+        name: of the settings.
+        model: the autoencoder.
+        encoder: how its encoder is made.
+        decoder: how its decoder is trained.
         batch_size: crops a step.
         crop: their side in pixels.
         ema_half_life: of the decoder's averaged weights, in crops seen.
+        gradient_clip: largest norm of the gradient.
         seed: of everything random.
-        log_every, checkpoint_every: in steps; the latter may be 0, for only at the end.
-        checkpoint_minutes: also one that long after the last.
+        log_every: steps between lines of ``metrics.jsonl``.
+        checkpoint_every: steps between checkpoints; 0 is only at the end.
+        checkpoint_minutes: also a checkpoint that long after the last; None is only every
+            ``checkpoint_every``.
     """
 
     name: str
