@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
+from forked import Forked, two_of
+from satcascade.config.preset import load_preset
 from satcascade.data.prepared import PreparedDataset
+from satcascade.training.checkpoints import optimizer_tensors
+from satcascade.training.device_data import DeviceData
 from satcascade.training.run import train
+from satcascade.training.stage_trainer import StageTrainer
 
 
 def run(preset: str, data: PreparedDataset, out: Path, *overrides: str, stage: str = "base") -> Path:
@@ -38,14 +42,19 @@ def assert_same(a: Path, b: Path) -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def in_a_process(preset: str, data: PreparedDataset, out: Path, *overrides: str) -> subprocess.Popen[str]:
-    script = (
-        "import sys; from satcascade.training.run import train; "
-        "train(['base'], preset=sys.argv[1], data=sys.argv[2], out=sys.argv[3], overrides=sys.argv[4:], "
-        "device='cpu')"
+def in_a_process(preset: str, data: PreparedDataset, out: Path, *overrides: str) -> Forked:
+    return Forked(_train(preset, data, out, *overrides))
+
+
+def in_two_processes(preset: str, data: PreparedDataset, out: Path, *overrides: str) -> list[Forked]:
+    """A run of the base stage in two processes that find each other, after both have ended."""
+    return two_of(_train(preset, data, out, *overrides))
+
+
+def _train(preset: str, data: PreparedDataset, out: Path, *overrides: str) -> Callable[[], object]:
+    return partial(
+        train, ["base"], preset=preset, data=data.path, out=out, overrides=overrides, device="cpu", quiet=True
     )
-    arguments = [preset, str(data.path), str(out), *overrides]
-    return subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE, text=True)
 
 
 def assert_alike(a: Path, b: Path) -> None:
@@ -61,36 +70,16 @@ def assert_alike(a: Path, b: Path) -> None:
         torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=5e-4)
 
 
-TRAIN = (
-    "from satcascade.training.run import train; train(['base'], preset=sys.argv[1], data=sys.argv[2], "
-    "out=sys.argv[3], overrides=sys.argv[4:], device='cpu', quiet=True)"
-)
-
-
-def in_two_processes(
-    preset: str, data: PreparedDataset, out: Path, *overrides: str, code: str = TRAIN
-) -> subprocess.CompletedProcess[str]:
-    """Python code, by default a run of the base stage, in two processes that find each other."""
-    # Forked after the imports, which take most of the time.
-    script = (
-        "import os, sys; import satcascade.training.run; rank = int(os.fork() == 0); "
-        f"os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank)); {code}; "
-        "rank or sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))"
-    )
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    tests = Path(__file__).parent
-    places = [str(tests), str(tests / "training"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
-    done = subprocess.run(
-        [sys.executable, "-c", script, preset, str(data.path), str(out), *overrides],
-        check=False,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return done
+def report_held(preset: str, data: Path, out: Path, *overrides: str) -> None:
+    """Write how many values this process holds of network, averages and optimiser state after a step."""
+    accelerator = Accelerator(cpu=True)
+    loaded = DeviceData(PreparedDataset.open(data), "train", accelerator.device)
+    settings = load_preset(preset, [f"base.{override}" for override in overrides])
+    trainer = StageTrainer("base", settings, loaded, out, accelerator, torch.float32, quiet=True)
+    with trainer:
+        trainer.advance()
+        state = optimizer_tensors(trainer._optimizers)
+        kinds = {"weights": trainer._model.parameters(), "averages": trainer._average.shadow.values()}
+        kinds["moments"] = [value for name, value in state.items() if name.endswith("exp_avg_sq")]
+        held = {kind: sum(value.to_local().numel() for value in values) for kind, values in kinds.items()}
+    (out / f"held-{accelerator.process_index}.json").write_text(json.dumps(held))

@@ -6,18 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from accelerate import Accelerator
 from PIL import Image
 
+from forked import two_of
 from satcascade.config.preset import load_preset
-from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
 from satcascade.models.registry import build_model
-from satcascade.training.checkpoints import CheckpointFolder, optimizer_tensors
-from satcascade.training.device_data import DeviceData
-from satcascade.training.stage_trainer import StageTrainer
-from tiny_training import assert_alike, in_two_processes, run
+from satcascade.training.checkpoints import CheckpointFolder
+from tiny_training import assert_alike, in_two_processes, report_held, run
 
 # Plain settings, in which rounding has no time to grow, and everything that a run may do beside its steps.
 SETTINGS = (
@@ -78,25 +74,9 @@ def assert_pictures_alike(ours: Path, theirs: Path) -> None:
         assert max(difference) <= 3
 
 
-def report_held(preset: str, data: str, out: str, *overrides: str) -> None:
-    """Write how many values this process holds of network, averages and optimiser state after a step."""
-    accelerator = Accelerator(cpu=True)
-    loaded = DeviceData(PreparedDataset.open(Path(data)), "train", accelerator.device)
-    settings = load_preset(preset, [f"base.{override}" for override in overrides])
-    trainer = StageTrainer("base", settings, loaded, Path(out), accelerator, torch.float32, quiet=True)
-    with trainer:
-        trainer.advance()
-        state = optimizer_tensors(trainer._optimizers)
-        kinds = {"weights": trainer._model.parameters(), "averages": trainer._average.shadow.values()}
-        kinds["moments"] = [value for name, value in state.items() if name.endswith("exp_avg_sq")]
-        held = {kind: sum(value.to_local().numel() for value in values) for kind, values in kinds.items()}
-    Path(out, f"held-{accelerator.process_index}.json").write_text(json.dumps(held))
-
-
 def test_processes_hold_a_part_each(tiny_preset, prepared_synthetic, tmp_path):
     settings = ("training.optimizer=adamw", "training.fsdp=true", "training.validate_every=0")
-    code = "from test_sharded import report_held; report_held(*sys.argv[1:])"
-    in_two_processes(tiny_preset, prepared_synthetic, tmp_path / "run", *settings, code=code)
+    two_of(report_held, tiny_preset, prepared_synthetic.path, tmp_path / "run", *settings)
     parts = [json.loads((tmp_path / "run" / f"held-{process}.json").read_text()) for process in (0, 1)]
     whole = sum(
         parameter.numel() for parameter in build_model(load_preset(tiny_preset).base.model).parameters()
