@@ -6,15 +6,19 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
-import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from forked import Forked, two_of
+from rounding import ALLOWED, norm, nudge
 from satcascade.config.preset import load_preset
 from satcascade.data.prepared import PreparedDataset
+from satcascade.models.denoiser import Denoiser
+from satcascade.models.network_config import NetworkConfig
+from satcascade.models.registry import build_model
 from satcascade.training.checkpoints import optimizer_tensors
 from satcascade.training.device_data import DeviceData
 from satcascade.training.run import train
@@ -57,17 +61,39 @@ def _train(preset: str, data: PreparedDataset, out: Path, *overrides: str) -> Ca
     )
 
 
-def assert_alike(a: Path, b: Path) -> None:
-    """Losses and weights of two runs, given by their last checkpoints, are equal up to rounding."""
-    curves = [
-        [json.loads(line)["loss"] for line in (last.parents[1] / "metrics.jsonl").read_text().splitlines()]
-        for last in (a, b)
-    ]
-    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
-    ours, theirs = weights(a), weights(b)
-    assert ours.keys() == theirs.keys()
-    for key in ours:
-        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=5e-4)
+def run_nudged(preset: str, data: PreparedDataset, out: Path, *overrides: str, stage: str = "base") -> Path:
+    """The same run, but for first weights that are nudged: how far its last ones are shows rounding."""
+
+    def built(config: NetworkConfig) -> Denoiser:
+        model = build_model(config)
+        nudge(model, 1000)
+        return model
+
+    with mock.patch("satcascade.training.stage_trainer.build_model", built):
+        return run(preset, data, out, *overrides, stage=stage)
+
+
+def assert_alike(a: Path, b: Path, nudged: Path) -> None:
+    """Losses and weights of two runs are equal up to rounding, which a third, nudged run shows.
+
+    All are given by their last checkpoints.
+    """
+    one, other, probe = (_results(checkpoint) for checkpoint in (a, b, nudged))
+    assert one.keys() == other.keys() == probe.keys()
+    for name, value in one.items():
+        rounding = norm(probe[name] - value)
+        assert 0 < rounding < 0.001 * norm(value), f"rounding of {name}: {rounding:.3g}"
+        assert norm(other[name] - value) <= ALLOWED * rounding, name
+
+
+def _results(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The losses of a run up to a checkpoint, and all numbers of each of its files."""
+    lines = (checkpoint.parents[1] / "metrics.jsonl").read_text().splitlines()
+    results = {"loss": torch.tensor([json.loads(line)["loss"] for line in lines], dtype=torch.float64)}
+    for name in ("model", "ema", "optimizer"):
+        tensors = load_file(checkpoint / f"{name}.safetensors")
+        results[name] = torch.cat([tensors[key].double().flatten() for key in sorted(tensors)])
+    return results
 
 
 def report_held(preset: str, data: Path, out: Path, *overrides: str) -> None:

@@ -22,7 +22,7 @@ from satcascade.training.checkpoints import CheckpointFolder, DamagedCheckpointW
 from satcascade.training.loss import DenoisingLoss
 from satcascade.training.run_folder import read_description, trained_stage
 from synthetic import make_synthetic_rsicd
-from tiny_training import assert_alike, assert_same, in_a_process, in_two_processes, run
+from tiny_training import assert_alike, assert_same, in_a_process, in_two_processes, run, run_nudged
 
 # The same training in few steps: rounding has no time to grow.
 ALIKE = ("training.decay_steps=0", "training.optimizer=adamw", "training.batch_size=5", "model.dropout=0.0")
@@ -213,7 +213,8 @@ def test_number_of_processes_may_change_when_a_run_goes_on(tiny_preset, prepared
     settings = ("training.steps=6", "training.accumulate=2", *ALIKE)
     in_two_processes(tiny_preset, prepared_synthetic, changing, *settings)
     last = run(tiny_preset, prepared_synthetic, changing, "training.steps=9", *ALIKE)
-    assert_alike(whole, last)
+    nudged = run_nudged(tiny_preset, prepared_synthetic, tmp_path / "nudged", "training.steps=9", *ALIKE)
+    assert_alike(whole, last, nudged)
 
 
 @pytest.mark.parametrize("stage", ["base", "sr"])
@@ -224,6 +225,7 @@ def test_accumulated_gradients_are_those_of_the_batch(stage, tiny_preset, prepar
     for steps, parts in ((3, 5), (6, 3)):
         changed = (*settings, f"training.steps={steps}", f"training.accumulate={parts}")
         last = run(tiny_preset, prepared_synthetic, tmp_path / "parts", *changed, stage=stage)
-    assert_alike(whole, last)
+    nudged = run_nudged(tiny_preset, prepared_synthetic, tmp_path / "nudged", *settings, stage=stage)
+    assert_alike(whole, last, nudged)
     with pytest.raises(UsageError, match="batch of 5 images cannot be shared by 1 processes in 6 parts each"):
         run(tiny_preset, prepared_synthetic, tmp_path / "x", *settings, "training.accumulate=6", stage=stage)
