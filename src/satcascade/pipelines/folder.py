@@ -116,9 +116,9 @@ def check_fit(folder: Path, network: torch.nn.Module) -> None:
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     for name in sorted(stored.keys() | expected.keys()):
         if stored.get(name) != expected.get(name):
-            found, needed = (shapes.get(name, "missing") for shapes in (stored, expected))
+            actual, needed = (shapes.get(name, "missing") for shapes in (stored, expected))
             raise SatcascadeError(
-                f"weights in {folder} do not fit its config.json ({name} is {found}, expected: {needed}): "
+                f"weights in {folder} do not fit its config.json ({name} is {actual}, expected: {needed}): "
                 "copy or download the model again"
             )
 

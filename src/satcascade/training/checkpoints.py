@@ -75,13 +75,13 @@ class CheckpointFolder:
 
     def averages(self) -> dict[int, Path]:
         """Folders with averaged weights, by step in order: milestones and complete checkpoints."""
-        found = _by_step(self._milestones) | _by_step(self.path)
-        return {step: found[step] for step in sorted(found)}
+        folders = _by_step(self._milestones) | _by_step(self.path)
+        return {step: folders[step] for step in sorted(folders)}
 
     def snapshots(self) -> dict[int, Path]:
         """Folders with snapshots of power function averages, by step in order."""
-        found = _by_step(self._snapshots)
-        return {step: found[step] for step in sorted(found)}
+        folders = _by_step(self._snapshots)
+        return {step: folders[step] for step in sorted(folders)}
 
     def best(self) -> int | None:
         """The step that validation found best; None where nothing says so.
@@ -179,8 +179,8 @@ class CheckpointFolder:
             self._damaged.update(later for later in steps if later > step)
             if not quiet:
                 for problem in problems:
-                    told = f"{problem}: the run resumes from step {step}"
-                    warnings.warn(DamagedCheckpointWarning(told), stacklevel=2)
+                    message = f"{problem}: the run resumes from step {step}"
+                    warnings.warn(DamagedCheckpointWarning(message), stacklevel=2)
             return checkpoint
         if problems:
             raise SatcascadeError(
@@ -227,8 +227,8 @@ def _remove(folder: Path) -> None:
 
 def _by_step(folder: Path) -> dict[int, Path]:
     """The complete ones among the folders of weights in a folder."""
-    found = folder.glob(f"{_PREFIX}*/{_STATE}")
-    return {int(path.parent.name.removeprefix(_PREFIX)): path.parent for path in found}
+    states = folder.glob(f"{_PREFIX}*/{_STATE}")
+    return {int(path.parent.name.removeprefix(_PREFIX)): path.parent for path in states}
 
 
 def _write(final: Path, step: int, weights: dict[str, dict[str, Tensor]]) -> None:
