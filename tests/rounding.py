@@ -17,7 +17,7 @@ from torch import Tensor
 # How many times further than the furthest of the probes a result may be.
 ALLOWED = 8.0
 # Above this share of the result's own size a comparison would mean nothing.
-_USEFUL = 0.01
+_USEFUL = 0.02
 SEEDS = (1000, 2000, 3000)
 
 
