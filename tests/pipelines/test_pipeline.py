@@ -233,13 +233,13 @@ def test_prediction_types_make_the_same_pictures(tiny_text_encoder, name):
             sr_scheduler=scheduler,
         )
         made[kind] = images(pipeline, guidance_scale=3.0)
-        bounds[kind] = bound_of_rounding(made[kind], nudged_images(pipeline, guidance_scale=3.0))
         assert scheduler.config.prediction_type == kind
+        # RSDiff's schedule begins where alpha is 4e-8: a clean image is not to be had from epsilon there.
+        if (name, kind) != ("rsdiff", "epsilon"):
+            bounds[kind] = bound_of_rounding(made[kind], nudged_images(pipeline, guidance_scale=3.0))
     assert made["v_prediction"].std() > 0.05
-    bound = max(bounds.values())
-    # RSDiff's schedule begins where alpha is 4e-8: a clean image is not to be had from epsilon there.
-    for kind in ("sample",) if name == "rsdiff" else ("epsilon", "sample"):
-        assert largest(made[kind] - made["v_prediction"]) <= bound
+    for kind in bounds:
+        assert largest(made[kind] - made["v_prediction"]) <= max(bounds.values())
 
 
 # RSDiff's networks
