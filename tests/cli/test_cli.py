@@ -349,13 +349,23 @@ def test_processes_of_one_command_make_the_single_run(run, long_run, tmp_path):
     assert (out / "manifest.jsonl").read_bytes() == (uninterrupted / "manifest.jsonl").read_bytes()
 
 
-def test_what_one_of_several_processes_cannot_do_the_command_cannot(run, capfd, monkeypatch):
+def test_what_one_of_several_processes_cannot_do_the_launch_cannot(capfd):
     assert launch(2, ["dance"]) == 1
     assert "error: No such command 'dance'" in capfd.readouterr().err
-    for command in (["sample", "a pond"], ["train", "base", "--data", ".", "--out", "o"]):
-        module = {"sample": "sampling", "train": "training"}[command[0]]
-        monkeypatch.setattr(f"satcascade.cli.{module}.launch", lambda *_: 3)
-        assert run(*command, "--processes", "2").status == 3
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [("sampling", ["sample", "a pond"]), ("training", ["train", "base", "--data", ".", "--out", "o"])],
+)
+def test_a_command_ends_as_what_it_launched(run, monkeypatch, tmp_path, module, command):
+    monkeypatch.chdir(tmp_path)
+    launched = []
+    monkeypatch.setattr(f"satcascade.cli.{module}.launch", lambda *given: launched.append(given) or 3)
+    arguments = [*command, "--processes", "2"]
+    assert run(*arguments).status == 3
+    assert launched == [(2, arguments)]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -389,7 +399,7 @@ def test_processes_of_one_command_end_with_it(long_run, tmp_path):
     arguments, _ = long_run
     out = tmp_path / "out"
     process = start(*arguments, "--out", out, "--processes", "2", "-n", 2000)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(list(out.glob("0*.png"))) < 4 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
