@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
+from forked import Forked
 from satcascade.data.prepared import PreparedDataset
 from satcascade.training.codec.run import train_codec
 from satcascade.training.codec.teacher import new_decoder, new_encoder
@@ -66,14 +66,8 @@ def trained(preset: str, data: PreparedDataset, out: Path, *overrides: str, **op
 
 def in_a_process(
     preset: str, data: PreparedDataset, out: Path, teacher: Path | None, *overrides: str
-) -> subprocess.Popen[str]:
-    script = (
-        "import sys; from satcascade.training.codec.run import train_codec; "
-        "train_codec(sys.argv[1], sys.argv[2], preset=sys.argv[3], teacher=sys.argv[4] or None, "
-        "overrides=sys.argv[5:], device='cpu')"
-    )
-    arguments = [str(data.path), str(out), preset, str(teacher or ""), *overrides]
-    return subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE, text=True)
+) -> Forked:
+    return Forked(partial(trained, preset, data, out, *overrides, teacher=teacher))
 
 
 def random_teacher(folder: Path, seed: int = 0) -> Path:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import torch
 
+from satcascade.data.latents import encode_latents
+from satcascade.data.prepared import PreparedDataset
 from satcascade.models.codec import LatentCodec, TinyAutoencoder
 
 
@@ -31,3 +35,18 @@ def saved_codec(folder: Path, seed: int = 0) -> str:
     """The folder of a tiny codec."""
     tiny_codec(seed).vae.save_pretrained(folder)
     return str(folder)
+
+
+def encode_until_killed(data: Path, vae: str, side: int, views: tuple[int, ...]) -> None:
+    """Store latents of a set until the eighth batch, in which the process is killed."""
+    codec = LatentCodec.load(Path(vae))
+    calls, encode = [], codec.encode
+
+    def counted(images: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return encode(images)
+
+    codec.encode = counted  # type: ignore[method-assign]
+    encode_latents(PreparedDataset.open(data), codec, side, views, progress=False)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from unittest import mock
 
-import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
+from forked import Forked, two_of
+from rounding import ALLOWED, norm, nudge
+from satcascade.config.preset import load_preset
 from satcascade.data.prepared import PreparedDataset
+from satcascade.models.denoiser import Denoiser
+from satcascade.models.network_config import NetworkConfig
+from satcascade.models.registry import build_model
+from satcascade.training.checkpoints import optimizer_tensors
+from satcascade.training.device_data import DeviceData
 from satcascade.training.run import train
+from satcascade.training.stage_trainer import StageTrainer
 
 
 def run(preset: str, data: PreparedDataset, out: Path, *overrides: str, stage: str = "base") -> Path:
@@ -38,59 +46,67 @@ def assert_same(a: Path, b: Path) -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def in_a_process(preset: str, data: PreparedDataset, out: Path, *overrides: str) -> subprocess.Popen[str]:
-    script = (
-        "import sys; from satcascade.training.run import train; "
-        "train(['base'], preset=sys.argv[1], data=sys.argv[2], out=sys.argv[3], overrides=sys.argv[4:], "
-        "device='cpu')"
+def in_a_process(preset: str, data: PreparedDataset, out: Path, *overrides: str) -> Forked:
+    return Forked(_train(preset, data, out, *overrides))
+
+
+def in_two_processes(preset: str, data: PreparedDataset, out: Path, *overrides: str) -> list[Forked]:
+    """A run of the base stage in two processes that find each other, after both have ended."""
+    return two_of(_train(preset, data, out, *overrides))
+
+
+def _train(preset: str, data: PreparedDataset, out: Path, *overrides: str) -> Callable[[], object]:
+    return partial(
+        train, ["base"], preset=preset, data=data.path, out=out, overrides=overrides, device="cpu", quiet=True
     )
-    arguments = [preset, str(data.path), str(out), *overrides]
-    return subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE, text=True)
 
 
-def assert_alike(a: Path, b: Path) -> None:
-    """Losses and weights of two runs, given by their last checkpoints, are equal up to rounding."""
-    curves = [
-        [json.loads(line)["loss"] for line in (last.parents[1] / "metrics.jsonl").read_text().splitlines()]
-        for last in (a, b)
-    ]
-    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
-    ours, theirs = weights(a), weights(b)
-    assert ours.keys() == theirs.keys()
-    for key in ours:
-        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=5e-4)
+def run_nudged(preset: str, data: PreparedDataset, out: Path, *overrides: str, stage: str = "base") -> Path:
+    """The same run, but for first weights that are nudged: how far its last ones are shows rounding."""
+
+    def built(config: NetworkConfig) -> Denoiser:
+        model = build_model(config)
+        nudge(model, 1000)
+        return model
+
+    with mock.patch("satcascade.training.stage_trainer.build_model", built):
+        return run(preset, data, out, *overrides, stage=stage)
 
 
-TRAIN = (
-    "from satcascade.training.run import train; train(['base'], preset=sys.argv[1], data=sys.argv[2], "
-    "out=sys.argv[3], overrides=sys.argv[4:], device='cpu', quiet=True)"
-)
+def assert_alike(a: Path, b: Path, nudged: Path) -> None:
+    """Losses and weights of two runs are equal up to rounding, which a third, nudged run shows.
+
+    All are given by their last checkpoints.
+    """
+    one, other, probe = (_results(checkpoint) for checkpoint in (a, b, nudged))
+    assert one.keys() == other.keys() == probe.keys()
+    for name, value in one.items():
+        rounding, unit = norm(probe[name] - value), torch.finfo(torch.float32).eps * norm(value)
+        assert rounding < 0.001 * norm(value), f"rounding of {name}: {rounding:.3g}"
+        assert norm(other[name] - value) <= ALLOWED * rounding + unit, name
+    assert not torch.equal(probe["model"], one["model"])
 
 
-def in_two_processes(
-    preset: str, data: PreparedDataset, out: Path, *overrides: str, code: str = TRAIN
-) -> subprocess.CompletedProcess[str]:
-    """Python code, by default a run of the base stage, in two processes that find each other."""
-    # Forked after the imports, which take most of the time.
-    script = (
-        "import os, sys; import satcascade.training.run; rank = int(os.fork() == 0); "
-        f"os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank)); {code}; "
-        "rank or sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))"
-    )
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    tests = Path(__file__).parent
-    places = [str(tests), str(tests / "training"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
-    done = subprocess.run(
-        [sys.executable, "-c", script, preset, str(data.path), str(out), *overrides],
-        check=False,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return done
+def _results(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The losses of a run up to a checkpoint, and all numbers of each of its files."""
+    lines = (checkpoint.parents[1] / "metrics.jsonl").read_text().splitlines()
+    results = {"loss": torch.tensor([json.loads(line)["loss"] for line in lines], dtype=torch.float64)}
+    for name in ("model", "ema", "optimizer"):
+        tensors = load_file(checkpoint / f"{name}.safetensors")
+        results[name] = torch.cat([tensors[key].double().flatten() for key in sorted(tensors)])
+    return results
+
+
+def report_held(preset: str, data: Path, out: Path, *overrides: str) -> None:
+    """Write how many values this process holds of network, averages and optimiser state after a step."""
+    accelerator = Accelerator(cpu=True)
+    loaded = DeviceData(PreparedDataset.open(data), "train", accelerator.device)
+    settings = load_preset(preset, [f"base.{override}" for override in overrides])
+    trainer = StageTrainer("base", settings, loaded, out, accelerator, torch.float32, quiet=True)
+    with trainer:
+        trainer.advance()
+        state = optimizer_tensors(trainer._optimizers)
+        kinds = {"weights": trainer._model.parameters(), "averages": trainer._average.shadow.values()}
+        kinds["moments"] = [value for name, value in state.items() if name.endswith("exp_avg_sq")]
+        held = {kind: sum(value.to_local().numel() for value in values) for kind, values in kinds.items()}
+    (out / f"held-{accelerator.process_index}.json").write_text(json.dumps(held))

@@ -8,20 +8,20 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from forked import Forked
 from satcascade import cli
+from satcascade.cli.launch import launch
 
 # diffusers calls NumPy in ways that NumPy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
-
-COMMAND = [sys.executable, "-m", "satcascade"]
 
 
 class Result:
@@ -40,18 +40,18 @@ def run(capsys):
     return run
 
 
-def start(*arguments: object, command: Sequence[str] = COMMAND) -> subprocess.Popen:
-    # As many threads as this process has: they decide in which order sums are taken.
-    import torch
-
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+def start(*arguments: object) -> subprocess.Popen:
+    """The installed program, whose processes import what they need themselves."""
     return subprocess.Popen(
-        [*command, *map(str, arguments)],
-        env=os.environ | threads,
+        [sys.executable, "-m", "satcascade", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def forked(*arguments: object, **environment: str) -> Forked:
+    return Forked(cli.main, [str(argument) for argument in arguments], environment=environment)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -308,12 +308,12 @@ def long_run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 def test_a_killed_run_ends_with_the_same_bytes(run, long_run, tmp_path):
     arguments, uninterrupted = long_run
     out = tmp_path / "out"
-    process = start(*arguments, "--out", out)
+    process = forked(*arguments, "--out", out)
     deadline = time.monotonic() + 300
     while len(list(out.glob("0*.png"))) < 6 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    assert process.poll() == -signal.SIGKILL
     made = len(list(out.glob("0*.png")))
     assert 6 <= made < 24
     assert not (out / "manifest.jsonl").exists()
@@ -324,10 +324,10 @@ def test_a_killed_run_ends_with_the_same_bytes(run, long_run, tmp_path):
 def test_two_processes_at_once_make_the_single_run(run, long_run, tmp_path):
     arguments, uninterrupted = long_run
     out = tmp_path / "out"
-    other = start(*arguments, "--out", out, "--shard", "1/2")
+    other = forked(*arguments, "--out", out, "--shard", "1/2")
     assert run(*arguments, "--out", out, "--shard", "2/2").status == 0
-    assert other.communicate()[1] == ""
-    assert other.returncode == 0
+    assert other.wait() == 0
+    assert other.err == ""
     assert sorted(files(out)) == sorted(files(uninterrupted))
     for picture in uninterrupted.glob("0*.png"):
         left, right = (
@@ -347,40 +347,82 @@ def test_processes_of_one_command_make_the_single_run(run, long_run, tmp_path):
     assert re.fullmatch(rf"24 images in {re.escape(str(out))} \(.* s, 2 processes\)\n", said)
     assert sorted(files(out)) == sorted(files(uninterrupted))
     assert (out / "manifest.jsonl").read_bytes() == (uninterrupted / "manifest.jsonl").read_bytes()
-    # What one of them cannot do, the command cannot.
-    process = start(*arguments, "--out", out, "--processes", "2", "--seed", "99")
-    said, error = process.communicate()
-    assert process.returncode == 1
-    assert "was made with other settings" in error
-    assert said == ""
+
+
+def test_what_one_of_several_processes_cannot_do_the_launch_cannot(capfd):
+    assert launch(2, ["dance"]) == 1
+    assert "error: No such command 'dance'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [("sampling", ["sample", "a pond"]), ("training", ["train", "base", "--data", ".", "--out", "o"])],
+)
+def test_a_command_ends_as_what_it_launched(run, monkeypatch, tmp_path, module, command):
+    monkeypatch.chdir(tmp_path)
+    launched = []
+    monkeypatch.setattr(f"satcascade.cli.{module}.launch", lambda *given: launched.append(given) or 3)
+    arguments = [*command, "--processes", "2"]
+    assert run(*arguments).status == 3
+    assert launched == [(2, arguments)]
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_processes_of_one_command_end_with_it(long_run, tmp_path, number):
+def test_a_signal_ends_what_was_launched_once(monkeypatch, tmp_path, number):
+    """Whatever comes first is passed on, and later ones are not; handlers are those of before."""
+    script = (
+        "import pathlib, signal, sys, time; came = pathlib.Path(sys.argv[1])\n"
+        "def stop(*_): came.open('a').write('x'); time.sleep(1); sys.exit(4)\n"
+        "signal.signal(signal.SIGTERM, stop); came.with_name('ready').touch(); time.sleep(60)"
+    )
+
+    class Launched(subprocess.Popen):
+        def __init__(self, command: list[str], **options: object):
+            super().__init__([sys.executable, "-c", script, str(tmp_path / "came")], **options)
+            while not (tmp_path / "ready").exists():
+                time.sleep(0.01)
+
+        def wait(self, timeout: float | None = None) -> int:
+            for delay in (0.1, 0.3):
+                threading.Timer(delay, os.kill, (os.getpid(), number)).start()
+            return super().wait(timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", Launched)
+    before = signal.getsignal(number)
+    assert launch(2, ["sample", "a pond"]) == 128 + number
+    assert (tmp_path / "came").read_text() == "x"
+    assert signal.getsignal(number) == before
+
+
+def test_processes_of_one_command_end_with_it(long_run, tmp_path):
     arguments, _ = long_run
     out = tmp_path / "out"
     process = start(*arguments, "--out", out, "--processes", "2", "-n", 2000)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while len(list(out.glob("0*.png"))) < 4 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + signal.SIGINT
     left = sorted(out.iterdir())
     time.sleep(2)
     assert sorted(out.iterdir()) == left
 
 
 def test_torchrun_shares_the_images_out_too(long_run, tmp_path):
+    """In processes as torchrun starts them; torchrun itself starts those of ``--processes``."""
     arguments, uninterrupted = long_run
     out = tmp_path / "out"
     arguments = [argument for argument in arguments if argument != "--quiet"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    process = start(*arguments, "--out", out, command=[*torchrun, "-m", "satcascade"])
-    said, error = process.communicate(timeout=120)
-    assert process.returncode == 0, error
+    processes = [
+        forked(*arguments, "--out", out, WORLD_SIZE="2", RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")
+    ]
+    for process in processes:
+        assert process.wait() == 0, process.err
     # The first speaks, of its own part.
-    assert re.fullmatch(rf"12 images in {re.escape(str(out))} \(.*\n", said)
+    assert re.fullmatch(rf"12 images in {re.escape(str(out))} \(.*\n", processes[0].out)
+    assert processes[1].out == ""
     assert (out / "manifest.jsonl").read_bytes() == (uninterrupted / "manifest.jsonl").read_bytes()
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from forked import Forked
 from satcascade.data.latents import StoredLatents, encode_latents, latents_folder, view_name
 from satcascade.data.prepared import PreparedDataset
 from satcascade.data.views import SYMMETRIES, dihedral, to_float
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.models.codec import PIXELS, LatentCodec
-from tiny_codec import saved_codec, tiny_codec
+from tiny_codec import encode_until_killed, saved_codec, tiny_codec
 
 
 @pytest.fixture
@@ -53,32 +53,13 @@ def test_encoding_twice_gives_the_same_bytes(data: PreparedDataset) -> None:
     assert contents(encode_latents(data, tiny_codec(), 32, progress=False)) == first
 
 
-SCRIPT = """
-import os, signal, sys
-from pathlib import Path
-from satcascade.data.latents import encode_latents
-from satcascade.data.prepared import PreparedDataset
-from satcascade.models.codec import LatentCodec
-codec = LatentCodec.load(Path(sys.argv[2]))
-calls, encode = [], codec.encode
-def counted(images):
-    calls.append(1)
-    if len(calls) == 8:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return encode(images)
-codec.encode = counted
-encode_latents(PreparedDataset.open(sys.argv[1]), codec, 32, (0, 1), progress=False)
-"""
-
-
 def test_a_killed_run_is_resumed_to_the_same_bytes(data: PreparedDataset, tmp_path: Path) -> None:
     vae = saved_codec(tmp_path / "vae")
     codec = LatentCodec.load(Path(vae))
     folder = encode_latents(data, codec, 32, (0, 1), progress=False)
     expected = contents(folder)
     shutil.rmtree(folder)
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(data.path), vae], check=False)
-    assert done.returncode == -9
+    assert Forked(encode_until_killed, data.path, vae, 32, (0, 1)).wait() == -signal.SIGKILL
     # 40 images are five batches: the kill came in the second view.
     left = (folder / view_name(0)).stat().st_mtime_ns
     assert not (folder / view_name(1)).exists()

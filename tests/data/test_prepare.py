@@ -6,11 +6,10 @@ import io
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from forked import Forked
 from satcascade.data.decode import decode_image
 from satcascade.data.prepare import prepare
 from satcascade.data.prepared import PreparedDataset
@@ -341,22 +341,18 @@ def test_a_killed_run_leaves_no_set_and_the_next_one_completes_it(
 ) -> None:
     source = make_synthetic_rsicd(tmp_path / "source", images=300, size=128)
     out = tmp_path / "out"
-    script = (
-        "import sys; from satcascade.data.prepare import prepare;"
-        "prepare(sys.argv[1], sys.argv[2], image_size=512, encoder=sys.argv[3], progress=False)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script, str(source), str(out), tiny_text_encoder])
+    settings = {"image_size": 512, "encoder": tiny_text_encoder, "progress": False}
+    process = Forked(partial(prepare, source, out, **settings))
     deadline = time.monotonic() + 60
     while not ((out / ".preparing" / "images.npy").exists() or process.poll() is not None):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it was not killed in the middle of its work"
+    process.kill()
+    assert process.poll() == -signal.SIGKILL, "it was not killed in the middle of its work"
     assert [path.name for path in out.iterdir()] == [".preparing"]
     with pytest.raises(SatcascadeError, match="is not a prepared set"):
         PreparedDataset.open(out)
 
-    settings = {"image_size": 512, "encoder": tiny_text_encoder, "progress": False}
     report = prepare(source, out, **settings)
 
     assert not report.already_there

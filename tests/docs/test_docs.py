@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
-import importlib
+import importlib.util
 import json
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import resolve_name
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,9 +20,9 @@ from pydantic import BaseModel
 
 import satcascade
 from satcascade.cli import app
-from satcascade.config import codec, training
 from satcascade.config import preset as config
 from satcascade.diffusion.solvers import SOLVERS
+from satcascade.interop.imagen_names import OPTIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -127,71 +128,49 @@ def test_reference_lists_the_schedulers() -> None:
     assert re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE) == list(SOLVERS)
 
 
-def configuration_keys(heading: str) -> dict[str, str]:
-    """The keys that a section of the configuration reference lists, with the cell of their default."""
-    page = (ROOT / "docs/reference/configuration.md").read_text()
-    section = re.split(r"\n##+ ", page.split(f"{heading}\n")[1])[0]
-    keys = {}
-    for line in section.splitlines():
-        if line.startswith("| `"):
-            first, default = (cell.strip() for cell in line.split("|")[1:3])
-            keys |= dict.fromkeys(re.findall(r"`(\w+)`", first), default)
-    return keys
+def reference_of_configuration() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "scripts/configuration_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-@pytest.mark.parametrize(
-    ("heading", "models"),
-    [
-        ("From the top:", [config.Preset]),
-        ("## model: compact", [config.CompactModel]),
-        ("## model: rsdiff", [config.RSDiffModel]),
-        ("## training", [training.Training]),
-        ("### training: schedule", [training.Schedule]),
-        ("### training: optimizer", [training.Optimizer]),
-        ("### training: noise", [training.Noise]),
-        ("### training: augmentation", [training.Augmentation]),
-        ("### training: averages", [training.Averages]),
-        ("### training: hardware", [training.Hardware]),
-        ("### training: logging", [training.Logging]),
-        ("### training: validation", [training.ValidationSettings]),
-        ("## sampling", [config.Sampling, config.StageSampling]),
-        ("## codec", [codec.CodecSettings]),
-        ("### codec: model", [codec.Autoencoder]),
-        ("### codec: encoder", [codec.EncoderTraining]),
-        ("### codec: decoder", [codec.DecoderTraining]),
-    ],
-)
-def test_reference_lists_the_configuration(heading: str, models: list[type[BaseModel]]) -> None:
-    assert set(configuration_keys(heading)) == {key for model in models for key in model.model_fields}
+def test_reference_of_the_configuration_is_that_of_the_settings() -> None:
+    reference = reference_of_configuration()
+    assert reference.PAGE.read_text() == reference.page(), "run scripts/configuration_reference.py"
 
 
-@pytest.mark.parametrize(
-    ("heading", "model"),
-    [
-        ("## model: compact", config.CompactModel),
-        ("## model: rsdiff", config.RSDiffModel),
-        ("### training: schedule", training.Schedule),
-        ("### training: optimizer", training.Optimizer),
-        ("### training: noise", training.Noise),
-        ("### training: augmentation", training.Augmentation),
-        ("### training: averages", training.Averages),
-        ("### training: hardware", training.Hardware),
-        ("### training: logging", training.Logging),
-        ("### training: validation", training.ValidationSettings),
-        ("## codec", codec.CodecSettings),
-        ("### codec: model", codec.Autoencoder),
-        ("### codec: encoder", codec.EncoderTraining),
-        ("### codec: decoder", codec.DecoderTraining),
-    ],
-)
-def test_reference_gives_the_defaults_of_the_configuration(heading: str, model: type[BaseModel]) -> None:
-    for key, cell in configuration_keys(heading).items():
-        field = model.model_fields[key]
-        if field.is_required():
-            assert cell == "", key
-        else:
-            default = list(field.default) if isinstance(field.default, tuple) else field.default
-            assert yaml.safe_load(cell.strip("`")) == default, key
+def test_a_setting_that_its_docstring_does_not_explain_is_no_reference() -> None:
+    class Lamp(BaseModel):
+        """A lamp.
+
+        Attributes:
+            colour: of its light,
+                by day.
+        """
+
+        colour: str = "red"
+
+    class Dimmed(Lamp):
+        """A lamp that dims."""
+
+        share: float = 0.5
+
+    section = reference_of_configuration().section
+    assert "| `colour` | text | `red` | of its light, by day |" in section("lamp", Lamp, "")
+    with pytest.raises(LookupError, match="docstring of Dimmed does not say what share is"):
+        section("lamp", Dimmed, "")
+
+
+def test_reference_has_the_names_of_the_options_that_are_read() -> None:
+    page = (ROOT / "docs/reference/rsdiff.md").read_text().split("| imagen-pytorch | Here |")[1]
+    rows = dict(re.findall(r"^\| `(\w+)` \| `(\w+)` \|$", page, re.MULTILINE))
+    assert rows.keys() >= OPTIONS.keys()
+    for theirs, ours in rows.items():
+        assert OPTIONS.get(theirs, ours) == ours
+        assert ours in config.RSDiffModel.model_fields
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 
+from rounding import assert_equal_but_for_rounding, nudged_weights
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.models import text
 from satcascade.models.text import CaptionTruncatedWarning, load_text_encoder, pad_embeddings
@@ -59,7 +60,12 @@ def test_embedding_does_not_depend_on_the_rest_of_the_batch(minilm):
     short, long = "a river", "a river that winds its way between two rows of very dense houses"
     alone, together = minilm([short]), minilm([short, long])
     length = alone.mask.shape[1]
-    torch.testing.assert_close(together.embeddings[:1, :length], alone.embeddings, rtol=0, atol=1e-4)
+
+    def again(seed: int) -> torch.Tensor:
+        with nudged_weights(seed, minilm._model):
+            return minilm([short]).embeddings
+
+    assert_equal_but_for_rounding(together.embeddings[:1, :length], alone.embeddings, again)
     assert not together.mask[0, length:].any()
 
 

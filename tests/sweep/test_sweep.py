@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +11,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from cheap_features import pixel_network
+from cheap_features import cheap_sweep, pixel_network
+from forked import Forked
 from satcascade import cli
 from satcascade.data.prepare import prepare
 from satcascade.errors import SatcascadeError, UsageError
@@ -154,32 +153,15 @@ def test_settings_that_vary_together_are_drawn_as_one(tmp_path):
     assert figure.text == "fid by epoch (with step). 100 276.8, 200 227.1."
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from satcascade.evaluation import comparison
-from satcascade.sweep.request import SweepRequest
-from satcascade.sweep.run import sweep
-from cheap_features import pixel_network
-comparison.load_features = pixel_network
-data, model, out = sys.argv[2:]
-sweep(SweepRequest(Path(data), Path(out), model, guidance=(1.0, 2.0), n=12, metrics=("frechet",),
-      batch_size=2, device="cpu"), progress=False)
-"""
-
-
 def test_a_killed_sweep_goes_on_to_what_an_uninterrupted_one_makes(request_of, data, tiny_model, tmp_path):
     whole = sweep(request_of(out=tmp_path / "whole", guidance=(1.0, 2.0), n=12, batch_size=2), progress=False)
-    arguments = [str(Path(__file__).parents[1]), str(data), str(tiny_model), str(tmp_path / "out")]
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, *arguments], stderr=subprocess.PIPE, text=True)
+    process = Forked(cheap_sweep, request_of(guidance=(1.0, 2.0), n=12, batch_size=2))
     deadline = time.monotonic() + 120
     while not list((tmp_path / "out").glob("*guidance-2*/0*.png")):
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert process.poll() is None, process.err
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.kill()
-    process.communicate()
     left = Sweep.read(tmp_path / "out" / "sweep.tsv")
     assert rows(left, "cond_scale") == [("1",)]
     started = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*/0*.png")}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,17 +22,10 @@ from satcascade.training.checkpoints import CheckpointFolder, DamagedCheckpointW
 from satcascade.training.loss import DenoisingLoss
 from satcascade.training.run_folder import read_description, trained_stage
 from synthetic import make_synthetic_rsicd
-from tiny_training import assert_alike, assert_same, run
+from tiny_training import assert_alike, assert_same, in_a_process, in_two_processes, run, run_nudged
 
 # The same training in few steps: rounding has no time to grow.
 ALIKE = ("training.decay_steps=0", "training.optimizer=adamw", "training.batch_size=5", "model.dropout=0.0")
-
-
-def train_for_good(preset: str, data: str, out: str, overrides: list[str]) -> None:
-    """What the processes to be killed do."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
-    run(preset, PreparedDataset.open(data), Path(out), *overrides)
 
 
 def random_moments(rng: random.Random, out: Path) -> list[Callable[[], None]]:
@@ -83,18 +73,12 @@ def test_run_killed_ten_times_ends_as_the_uninterrupted_one(tiny_preset, prepare
     settings += ["training.keep_checkpoints=3", "training.validate_every=9", "training.milestone_epochs=4"]
     out = tmp_path / "killed"
     whole = run(tiny_preset, prepared_synthetic, tmp_path / "whole", *settings)
-    # Imports are done once: processes are forked from one that has never computed.
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["satcascade.training.run", "torch.utils.tensorboard"])
-    arguments = (tiny_preset, str(prepared_synthetic.path), str(out), settings)
     killed_writing = 0
     for wait in random_moments(random.Random(6), out):
-        process = processes.Process(target=train_for_good, args=arguments)
-        process.start()
+        process = in_a_process(tiny_preset, prepared_synthetic, out, *settings)
         wait()
-        assert process.is_alive()
+        assert process.poll() is None, process.err
         process.kill()
-        process.join()
         assert_whole(out)
         killed_writing += bool(list(out.glob("checkpoints/.step-*")))
     assert killed_writing
@@ -226,14 +210,11 @@ def test_number_of_processes_may_change_when_a_run_goes_on(tiny_preset, prepared
     whole = run(tiny_preset, prepared_synthetic, tmp_path / "one", "training.steps=9", *ALIKE)
     changing = tmp_path / "changing"
     run(tiny_preset, prepared_synthetic, changing, "training.steps=3", *ALIKE)
-    command = [sys.executable, "-m", "satcascade", "train", "base", "--preset", tiny_preset, "--quiet"]
-    command += ["--data", str(prepared_synthetic.path), "--out", str(changing), "--device", "cpu"]
     settings = ("training.steps=6", "training.accumulate=2", *ALIKE)
-    command += ["--processes", "2", *(f"--set={setting}" for setting in settings)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command, check=True, env=environment, capture_output=True)
+    in_two_processes(tiny_preset, prepared_synthetic, changing, *settings)
     last = run(tiny_preset, prepared_synthetic, changing, "training.steps=9", *ALIKE)
-    assert_alike(whole, last)
+    nudged = run_nudged(tiny_preset, prepared_synthetic, tmp_path / "nudged", "training.steps=9", *ALIKE)
+    assert_alike(whole, last, nudged)
 
 
 @pytest.mark.parametrize("stage", ["base", "sr"])
@@ -244,6 +225,7 @@ def test_accumulated_gradients_are_those_of_the_batch(stage, tiny_preset, prepar
     for steps, parts in ((3, 5), (6, 3)):
         changed = (*settings, f"training.steps={steps}", f"training.accumulate={parts}")
         last = run(tiny_preset, prepared_synthetic, tmp_path / "parts", *changed, stage=stage)
-    assert_alike(whole, last)
+    nudged = run_nudged(tiny_preset, prepared_synthetic, tmp_path / "nudged", *settings, stage=stage)
+    assert_alike(whole, last, nudged)
     with pytest.raises(UsageError, match="batch of 5 images cannot be shared by 1 processes in 6 parts each"):
         run(tiny_preset, prepared_synthetic, tmp_path / "x", *settings, "training.accumulate=6", stage=stage)

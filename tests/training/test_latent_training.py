@@ -89,11 +89,10 @@ def test_a_killed_run_resumes_exactly(data: PreparedDataset, preset: str, tmp_pa
     process = in_a_process(preset, data, tmp_path / "run")
     deadline = time.monotonic() + 120
     while not (tmp_path / "run/checkpoints/step-0000004").exists():
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert process.poll() is None, process.err
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.kill()
-    process.communicate()
     assert_same(run(preset, data, tmp_path / "run"), expected)
 
 

@@ -53,10 +53,9 @@ def killed_after(
     """Start a run in a process and kill it when the checkpoint of a step is there."""
     process = in_a_process(preset, data, out, teacher, *more)
     while step not in CheckpointFolder(out).steps():
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert process.poll() is None, process.err
         time.sleep(0.01)
     process.kill()
-    process.wait()
 
 
 def images_of(data: PreparedDataset, count: int = 4) -> torch.Tensor:

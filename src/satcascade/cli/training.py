@@ -123,8 +123,8 @@ def runs(
     from satcascade.training.summary import plot as draw
     from satcascade.training.summary import summarize, table
 
-    found = summarize(run)
-    print(table(found))
+    summaries = summarize(run)
+    print(table(summaries))
     if plot is not None:
-        draw(found, plot)
+        draw(summaries, plot)
         print(f"\ncurves in {plot}")

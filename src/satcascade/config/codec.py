@@ -30,8 +30,9 @@ class Phase(Section):
 
     Attributes:
         steps: optimiser steps.
-        learning_rate: peak; reached after ``warmup_steps``, held, and taken linearly to zero over the last
-            ``decay_steps``.
+        learning_rate: peak.
+        warmup_steps: steps in which the learning rate rises linearly to its peak.
+        decay_steps: steps at the end in which it falls linearly to zero.
     """
 
     steps: int = Field(ge=0)
@@ -44,8 +45,8 @@ class EncoderTraining(Phase):
     """How the encoder is made. Its steps imitate a teacher's latents; without a teacher there are none.
 
     Attributes:
-        images: of the training split, evenly spread, that principal components or the statistics of the
-            teacher's latents are computed on, at the most.
+        images: how many of the training split, at the most and evenly spread, principal components or the
+            statistics of the teacher's latents are computed on.
         views: which of the eight symmetries of the images the teacher's latents are made of.
         spectrum: deviation of principal component k after encoding: its own to this power. 1 leaves natural
             proportions, 0 makes all alike; between them coarse components stay larger than fine ones, so that
@@ -61,18 +62,18 @@ class DecoderTraining(Phase):
     """How the decoder is trained, for latents as a diffusion model makes them: not quite right.
 
     Attributes:
-        noise_share: of the crops whose latents get noise.
-        noise_low, noise_high: range of its deviation (uniform in its logarithm), in deviations of the
-            normalised latents.
-        gradient_weight: of the error of differences between neighbours, beside that of pixels.
+        noise_share: share of the crops whose latents get noise.
+        noise_low, noise_high: smallest and largest deviation of that noise (uniform in its logarithm), in
+            deviations of the normalised latents.
+        gradient_weight: weight of the error of differences between neighbours, beside that of pixels.
         teacher_latents: share of the crops whose latents are the teacher's, the others' being the encoder's:
             for a decoder that also serves stages trained on the teacher's latents. With a teacher only.
-        texture_weight: of the error of the amount of texture, see
+        texture_weight: weight of the error of the amount of texture, see
             :func:`satcascade.training.codec.losses.texture_error`.
-        adversarial_weight: of the adversarial gradient beside that of the other errors, both taken at the
+        adversarial_weight: weight of the adversarial gradient beside that of the other errors, both taken at the
             decoded pixels and brought to the same norm, see :mod:`satcascade.training.codec.critic`.
         adversarial_after: steps of the decoder before which there is none.
-        critic_learning_rate: of the critic that it comes from.
+        critic_learning_rate: learning rate of the critic that it comes from.
     """
 
     noise_share: float = Field(0.0, ge=0.0, le=1.0)
@@ -96,12 +97,19 @@ class CodecSettings(Section):
     """An autoencoder and its training.
 
     Attributes:
+        name: of the settings.
+        model: the autoencoder.
+        encoder: how its encoder is made.
+        decoder: how its decoder is trained.
         batch_size: crops a step.
         crop: their side in pixels.
         ema_half_life: of the decoder's averaged weights, in crops seen.
+        gradient_clip: largest norm of the gradient.
         seed: of everything random.
-        log_every, checkpoint_every: in steps; the latter may be 0, for only at the end.
-        checkpoint_minutes: also one that long after the last.
+        log_every: steps between lines of ``metrics.jsonl``.
+        checkpoint_every: steps between checkpoints; 0 is only at the end.
+        checkpoint_minutes: also a checkpoint that long after the last; None is only every
+            ``checkpoint_every``.
     """
 
     name: str

@@ -44,14 +44,25 @@ Model = Annotated[
 
 
 class Stage(Section):
-    """One network of the cascade and its training."""
+    """One network of the cascade and its training.
+
+    Attributes:
+        model: the network.
+        training: how it is trained.
+    """
 
     model: Model
     training: Training
 
 
 class NoiseSchedule(Section):
-    """Discrete noise schedule given to diffusers schedulers: the shifted cosine, in log-SNR."""
+    """Discrete noise schedule given to diffusers schedulers: the shifted cosine, in log-SNR.
+
+    Attributes:
+        shift: what is added to the log-SNR of the cosine schedule; below 0 is more noise.
+        low: log-SNR of the noisiest step.
+        high: log-SNR of the cleanest step.
+    """
 
     shift: float = 0.0
     low: float = -12.0
@@ -59,7 +70,14 @@ class NoiseSchedule(Section):
 
 
 class StageSampling(Section):
-    """Defaults of the pipeline for one stage, see :class:`satcascade.config.stage_settings.StageSettings`."""
+    """Defaults of the pipeline for one stage, see :class:`satcascade.config.stage_settings.StageSettings`.
+
+    Attributes:
+        scheduler: short name of a sampler (:data:`satcascade.diffusion.solvers.SOLVERS`).
+        steps: sampling steps.
+        guidance: classifier-free guidance scale; 1 is none.
+        schedule: of noise levels.
+    """
 
     scheduler: str = "dpm++"
     steps: PositiveInt
@@ -79,9 +97,16 @@ class StageSampling(Section):
 class Sampling(Section):
     """Defaults of the pipeline.
 
-    ``low_res_log_snr`` is the noise added to the base image before super-resolution, ``sr`` how that samples;
-    ``guidance_interval`` the range of log-SNR in which guidance is applied (Kynkaanniemi et al. 2024);
-    ``clip_x0`` what happens to the estimate of the clean image at every step.
+    Attributes:
+        base: how the base stage samples.
+        sr: how super-resolution samples; only with that stage.
+        low_res_log_snr: noise added to the base image before super-resolution, in log-SNR; only with ``sr``.
+        projected_guidance: drop the part of the guidance that is parallel to the conditional prediction
+            (Sadat et al. 2024).
+        guidance_interval: lowest and highest log-SNR at which guidance is applied (Kynkaanniemi et al. 2024);
+            None is everywhere.
+        clip_x0: clamp the estimate of the clean image to [-1, 1] at every step; ``dynamic`` is dynamic
+            thresholding (Saharia et al. 2022); false leaves it as it is.
     """
 
     base: StageSampling
@@ -97,11 +122,12 @@ class Preset(Section):
 
     Attributes:
         name: of the preset.
-        text_encoder: whose embeddings its networks take.
+        text_encoder: whose embeddings its networks take: ``minilm``, ``t5-base``, another T5, or a folder;
+            the prepared set must have been made with it.
         codec: what the base stage diffuses: ``pixels``, ``builtin`` (latents of the autoencoder in the
             package), or the folder of an autoencoder (``vae``).
-        base: the stage that turns captions into images.
-        sr: the stage that enlarges these; None in a cascade of one stage.
+        base: the stage that turns captions into images, with ``model`` and ``training``.
+        sr: the stage that enlarges these, likewise; None in a cascade of one stage.
         sampling: defaults of the pipeline.
     """
 

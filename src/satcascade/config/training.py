@@ -79,10 +79,10 @@ class Optimizer(Section):
 
     Attributes:
         name: ``adamw``, or ``muon`` (Muon for the inner matrices, AdamW for the rest).
-        learning_rate: peak; reached after ``warmup_steps`` and held until the decay.
+        learning_rate: peak; reached after ``warmup_steps`` and kept until the decay.
         betas: of AdamW.
         weight_decay: of matrices and kernels.
-        warmup_steps: of the learning rate, linear.
+        warmup_steps: steps in which the learning rate rises linearly to its peak.
         gradient_clip: largest norm of the gradient.
     """
 
@@ -100,7 +100,8 @@ class LowResNoise(Section):
     Training draws a level uniformly between ``low`` and ``high``.
 
     Attributes:
-        low, high: ends of the range.
+        low: lower end of the range.
+        high: upper end of the range.
         scale: what the range is in: ``log_snr``, or ``time``, that of the linear schedule
             (:func:`satcascade.diffusion.process.linear_log_snr`), in [0, 1].
         shared: one level for the whole batch, not one an image.
@@ -126,9 +127,10 @@ class Noise(Section):
     Attributes:
         levels: distribution of the noise level of training images: ``normal`` in log-SNR, or ``cosine``,
             that of the cosine schedule at uniform times.
-        log_snr_mean, log_snr_std: of the normal distribution.
+        log_snr_mean: mean of the normal distribution.
+        log_snr_std: its standard deviation.
         weighting: loss weight over noise levels, see :func:`satcascade.diffusion.weighting.loss_weight`.
-        low_res_noise: only for super-resolution.
+        low_res_noise: noise on the low-resolution input; only for super-resolution.
     """
 
     levels: Literal["normal", "cosine"] = "normal"
@@ -145,7 +147,7 @@ class Augmentation(Section):
         caption_dropout: share of captions replaced by the null caption (classifier-free guidance).
         all_captions: draw one of an image's captions; otherwise its first.
         symmetries: draw one of the eight flips and rotations; ``flip`` mirrors an image half of the time
-            instead.
+            instead, false does nothing.
         colour_jitter: strength J of random changes of colour, the same over an image: brightness by up to J/2
             of the range of values, contrast and saturation by factors between 1 - J and 1 + J; 0 is none.
         image_size: side that images are averaged down to; null is what the model's ``sample_size`` says. A
@@ -169,7 +171,8 @@ class Averages(Section):
     """Averages of the weights.
 
     Attributes:
-        half_life: of the averaged weights, in images seen; at most a fifth of the images seen so far.
+        half_life: half-life of the averaged weights, in images seen; at most a fifth of the images seen so
+            far.
         lengths: relative lengths of further averages, of whose snapshots that of any length can be made
             after training (:mod:`satcascade.training.post_hoc_averages`), such as 0.05 and 0.1; each takes
             the memory of the parameters.
@@ -203,17 +206,19 @@ class Hardware(Section):
 
 
 class Logging(Section):
-    """What a run writes, and when; in steps, unless something else is said.
+    """What a run writes, and when.
 
     Attributes:
-        log_every: between lines of progress.
-        checkpoint_every: between checkpoints; 0 is only at the end.
-        sample_every: between grids of pictures; 0 is never.
-        keep_checkpoints: how many of the last ones are kept.
-        checkpoint_minutes: also one that long after the last; null is only every ``checkpoint_every``.
+        log_every: steps between lines of progress.
+        checkpoint_every: steps between checkpoints; 0 is only at the end.
+        sample_every: steps between grids of pictures, of which there is one at the end too; 0 is never.
+        keep_checkpoints: how many of the last checkpoints are kept.
+        checkpoint_minutes: also a checkpoint that many minutes after the last; null is only every
+            ``checkpoint_every``.
         milestone_epochs: keep the averaged weights for ever each time that so many epochs are done; 0 does
-            not.
-        snapshot_every: between the snapshots of ``averages.lengths``, of which there is one at the end too.
+            not, and it may be a fraction.
+        snapshot_every: steps between the snapshots of ``averages.lengths``, of which there is one at the end
+            too.
     """
 
     log_every: PositiveInt = 20
@@ -257,7 +262,14 @@ class Training(Section):
         batch_size: images a step, over all processes.
         seed: of everything random: data order, augmentation, noise, dropout, initial weights.
         precision: ``auto`` is bfloat16 where the hardware computes in it natively.
-        schedule, optimizer, noise, augmentation, averages, hardware, logging, validation: the sections.
+        schedule: how long the run is.
+        optimizer: how weights are updated.
+        noise: noise levels.
+        augmentation: what images and captions a step sees.
+        averages: averages of the weights.
+        hardware: how the same steps are computed.
+        logging: what the run writes.
+        validation: what is measured as it trains.
     """
 
     batch_size: PositiveInt

@@ -99,8 +99,8 @@ class PreparedDataset:
         for name, entry in manifest["files"].items():
             size = (path / name).stat().st_size if (path / name).is_file() else None
             if size != entry["bytes"]:
-                found = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
-                raise _damaged(path, f"{name} {found}")
+                fault = "is missing" if size is None else f"has {size} bytes instead of {entry['bytes']}"
+                raise _damaged(path, f"{name} {fault}")
         try:
             images = np.load(path / IMAGES, mmap_mode="r")
             embeddings = np.load(path / EMBEDDINGS, mmap_mode="r")
@@ -120,9 +120,9 @@ class PreparedDataset:
             (OFFSETS, offsets.shape, (manifest["captions"] + 1,)),
             (EMBEDDINGS, embeddings.shape, (int(offsets[-1]), manifest["encoder"]["dim"])),
         ]
-        for name, found_shape, expected_shape in expected:
-            if found_shape != expected_shape:
-                raise _damaged(path, f"{name} holds {found_shape}, the manifest says {expected_shape}")
+        for name, actual_shape, expected_shape in expected:
+            if actual_shape != expected_shape:
+                raise _damaged(path, f"{name} holds {actual_shape}, the manifest says {expected_shape}")
         return cls(path, manifest, images, records, captions, embeddings, offsets)
 
     def __len__(self) -> int:

@@ -150,8 +150,8 @@ class RasterReader:
         if not tile.stretched:
             return None
         most = max(_PIXELS_OF_A_SET // images, 64)
-        found = [values[valid] for values, valid in zip(tile.values, tile.valid, strict=True)]
-        return tile.values.dtype.name, [values[:: -(-len(values) // most) or 1] for values in found]
+        data = [values[valid] for values, valid in zip(tile.values, tile.valid, strict=True)]
+        return tile.values.dtype.name, [values[:: -(-len(values) // most) or 1] for values in data]
 
     def fit(self, pixels: Iterable[tuple[str, list[npt.NDArray[Any]]]]) -> None:
         """Set the range of the whole set from what :meth:`pixels` gave of its images.
@@ -159,17 +159,17 @@ class RasterReader:
         Raises:
             SatcascadeError: they have values of several types, which no one range fits.
         """
-        found: dict[int, list[list[npt.NDArray[Any]]]] = {}
+        by_bands: dict[int, list[list[npt.NDArray[Any]]]] = {}
         types: set[str] = set()
         for name, bands in pixels:
             types.add(name)
-            found.setdefault(len(bands), []).append(bands)
+            by_bands.setdefault(len(bands), []).append(bands)
         if len(types) > 1:
             raise SatcascadeError(
                 f"the images hold values of several types ({', '.join(sorted(types))}), which one stretch "
                 "does not fit: stretch each by itself with --per-image, or convert them"
             )
-        for count, tiles in found.items():
+        for count, tiles in by_bands.items():
             self.ranges[count] = _ranges(
                 [np.concatenate([tile[band] for tile in tiles]) for band in range(count)], self._percentiles
             )
@@ -230,8 +230,8 @@ class RasterReader:
         if self.options.bands:
             absent = [band for band in self.options.bands if band > count]
             if absent:
-                held = "1 band" if count == 1 else f"{count} bands"
-                raise _BandError(f"has {held}, no band {absent[0]}: choose from 1 to {count} with --bands")
+                bands = "1 band" if count == 1 else f"{count} bands"
+                raise _BandError(f"has {bands}, no band {absent[0]}: choose from 1 to {count} with --bands")
             return list(self.options.bands)
         names = {colour.name: band for band, colour in enumerate(dataset.colorinterp, start=1)}
         colours = [band for band in range(1, count + 1) if band != names.get("alpha")]

@@ -29,8 +29,8 @@ def pick_device(device: str = "auto") -> torch.device:
     except RuntimeError:
         chosen = torch.device("meta")
     if (chosen.index or 0) >= counts.get(chosen.type, 0):
-        found = ", ".join(
+        available = ", ".join(
             f"{kind} ({count})" if count > 1 else kind for kind, count in counts.items() if count
         )
-        raise UsageError(f"no device '{device}' on this machine: it has {found}")
+        raise UsageError(f"no device '{device}' on this machine: it has {available}")
     return chosen

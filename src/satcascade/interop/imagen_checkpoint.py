@@ -144,14 +144,14 @@ def export(model: str | Path, out: Path) -> None:
 def _candidates(preset: str | None) -> list[Preset]:
     """The presets to compare with."""
     presets = [load_preset(name) for name in ([preset] if preset else preset_names())]
-    found = [
+    candidates = [
         settings
         for settings in presets
         if all(isinstance(settings.stage(name).model, RSDiffModel) for name in settings.stage_names)
     ]
-    if not found:
+    if not candidates:
         raise UsageError(f"preset '{preset}' is not of architecture rsdiff: give one that is, or none")
-    return found
+    return candidates
 
 
 def _read_stages(checkpoint: Path, base: Path | None, weights: Weights) -> dict[StageName, dict[str, Tensor]]:
@@ -160,7 +160,7 @@ def _read_stages(checkpoint: Path, base: Path | None, weights: Weights) -> dict[
     stages: dict[StageName, dict[str, Tensor]] = {}
     if base is not None:
         stages["base"] = _stage(_read(base), "base", weights, base)
-    elif _held(content, "base"):
+    elif _has_stage(content, "base"):
         stages["base"] = _stage(content, "base", weights, checkpoint)
     else:
         raise UsageError(
@@ -168,7 +168,7 @@ def _read_stages(checkpoint: Path, base: Path | None, weights: Weights) -> dict[
             "checkpoint of the base stage"
         )
     # A run of the base stage alone is a model too.
-    if base is not None or _held(content, "sr"):
+    if base is not None or _has_stage(content, "sr"):
         stages["sr"] = _stage(content, "sr", weights, checkpoint)
     return stages
 
@@ -183,10 +183,10 @@ def _read(path: Path) -> Mapping[str, Any]:
     except OSError:
         raise
     except Exception as error:  # torch raises many kinds for what it cannot read
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found:
+        match = re.search(r"GLOBAL (\S+)", str(error))
+        if match:
             raise SatcascadeError(
-                f"{path} asks to load Python objects ({found[1]}) and was refused, nothing of it was run: "
+                f"{path} asks to load Python objects ({match[1]}) and was refused, nothing of it was run: "
                 "only tensors are read, take a file from a source that you trust"
             ) from error
         raise SatcascadeError(
@@ -203,7 +203,7 @@ def _is_dict(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
 
 
-def _found(content: Mapping[str, Any], stage: StageName, weights: Weights) -> dict[str, Tensor]:
+def _weights_in(content: Mapping[str, Any], stage: StageName, weights: Weights) -> dict[str, Tensor]:
     for part, place in _PLACES[weights]:
         prefix = place.format(_STAGES[stage][0])
         tensors = {
@@ -216,19 +216,19 @@ def _found(content: Mapping[str, Any], stage: StageName, weights: Weights) -> di
     return {}
 
 
-def _held(content: Mapping[str, Any], stage: StageName) -> bool:
-    return any(_found(content, stage, weights) for weights in _PLACES)
+def _has_stage(content: Mapping[str, Any], stage: StageName) -> bool:
+    return any(_weights_in(content, stage, weights) for weights in _PLACES)
 
 
 def _stage(content: Mapping[str, Any], stage: StageName, weights: Weights, path: Path) -> dict[str, Tensor]:
-    tensors = _found(content, stage, weights)
+    tensors = _weights_in(content, stage, weights)
     if tensors:
         for name, value in tensors.items():
             if not isinstance(value, Tensor) or not value.is_floating_point():
                 raise SatcascadeError(f"{path} is no ImagenTrainer checkpoint: '{name}' is no weight tensor")
         return tensors
     which = _STAGES[stage][1]
-    if not _held(content, stage):
+    if not _has_stage(content, stage):
         raise SatcascadeError(f"{path} has no {which}: give a checkpoint that has one")
     kinds = {"ema": "averaged (EMA)", "online": "online"}
     other = "online" if weights == "ema" else "ema"
@@ -269,8 +269,8 @@ def _misfit(weights: Mapping[str, Tensor], config: Any, stage: StageName) -> tup
         what = str(error).partition(": ")[2]
         shapes = _empty_network(config).state_dict()
         expected = {theirs: shapes[ours].shape for ours, theirs in imagen_names(arguments).items()}
-        found = {name: value.shape for name, value in weights.items()}
-        return len(found.items() ^ expected.items()), f"the {_STAGES[stage][1]} has parameters {what}"
+        given = {name: value.shape for name, value in weights.items()}
+        return len(given.items() ^ expected.items()), f"the {_STAGES[stage][1]} has parameters {what}"
     return 0, ""
 
 

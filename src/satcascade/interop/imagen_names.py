@@ -15,8 +15,8 @@ from torch import Tensor
 from satcascade.errors import SatcascadeError
 from satcascade.models.rsdiff_unet import RSDiffUNet
 
-# Constructor options of imagen-pytorch's `Unet`, and ours.
-_OPTIONS = {
+# Options of imagen-pytorch's ``Unet``, and those of RSDiffUNet.
+OPTIONS = {
     "dim": "width",
     "dim_mults": "width_multipliers",
     "num_resnet_blocks": "blocks",
@@ -119,12 +119,12 @@ def from_imagen_options(options: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SatcascadeError: an option that has no equivalent.
     """
-    unknown = sorted(set(options) - set(_OPTIONS))
+    unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
         raise SatcascadeError(f"imagen-pytorch options without an equivalent in RSDiffUNet: {_some(unknown)}")
     given = {name: value for name, value in options.items() if value is not None}
     narrow = {"cond_dim": given["dim"]} if "dim" in given else {}
-    return {_OPTIONS[name]: value for name, value in (_DEFAULTS | narrow | given).items()}
+    return {OPTIONS[name]: value for name, value in (_DEFAULTS | narrow | given).items()}
 
 
 def imagen_names(config: Mapping[str, Any]) -> dict[str, str]:

@@ -112,11 +112,11 @@ def _fetched(release: Release, hub: dict[str, Any]) -> Path:
 
 
 def _check_hash(checkpoint: Path, release: Release) -> None:
-    found = sha256_of_file(checkpoint)
-    if found != release.sha256:
+    digest = sha256_of_file(checkpoint)
+    if digest != release.sha256:
         # The client's cache shows it under another name too, by a link.
         raise SatcascadeError(
-            f"{checkpoint.resolve()} is not the released file (SHA-256 {found}, expected {release.sha256}): "
+            f"{checkpoint.resolve()} is not the released file (SHA-256 {digest}, expected {release.sha256}): "
             "delete it and run the same command again"
         )
 

@@ -283,8 +283,8 @@ def _one_a_channel(vae: TinyAutoencoder, name: str) -> Tensor:
     """A setting that has a number a channel, as float32 (C, 1, 1)."""
     values, channels = vae.config[name], vae.config.latent_channels
     if values is None or len(values) != channels:
-        found = "no" if values is None else len(values)
+        count = "no" if values is None else len(values)
         raise SatcascadeError(
-            f"the autoencoder has {found} {name} for {channels} channels: train it to its end"
+            f"the autoencoder has {count} {name} for {channels} channels: train it to its end"
         )
     return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)

@@ -245,16 +245,16 @@ class CompactUNet(Denoiser):
                 x = stage(x, cond, text, skips.pop())
             if level:
                 x = F.interpolate(self.grow[level - 1](x), scale_factor=2.0, mode="nearest")
-        found = self.out(F.silu(self.out_norm(x))) + linear.sum(dim=1)
-        found = F.pixel_shuffle(found.float(), config.patch_size)
+        output = self.out(F.silu(self.out_norm(x))) + linear.sum(dim=1)
+        output = F.pixel_shuffle(output.float(), config.patch_size)
         if self.detail is not None:
             half = config.patch_size // 2
             detail = self.detail(_patches(image, half), x, cond, text)
-            found = found + F.pixel_shuffle(detail.float(), half)
+            output = output + F.pixel_shuffle(detail.float(), half)
         if not config.preconditioned:
-            return found
-        found = c_skip * sample + c_out * found
-        return found if mean is None else shift_prediction(found, mean, log_snr, config.prediction_type)
+            return output
+        output = c_skip * sample + c_out * output
+        return output if mean is None else shift_prediction(output, mean, log_snr, config.prediction_type)
 
 
 def _patches(image: Tensor, side: int) -> Tensor:

@@ -13,7 +13,7 @@ class NetworkConfig(BaseModel):
     """Constructor arguments of a network as a preset gives them; unknown ones are refused.
 
     Attributes:
-        architecture: which family of networks it is of.
+        architecture: the family of networks.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

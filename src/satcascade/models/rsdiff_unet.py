@@ -459,8 +459,8 @@ class _ResamplerAttention(nn.Module):
     def forward(self, latents: Tensor, tokens: Tensor) -> Tensor:
         latents = self.latent_norm(latents)
         source = self.key_value(torch.cat([self.token_norm(tokens), latents], dim=1))
-        found = _cosine_attention(self.query(latents), source, self.query_scale, self.key_scale)
-        return self.out_norm(self.out(found))
+        attended = _cosine_attention(self.query(latents), source, self.query_scale, self.key_scale)
+        return self.out_norm(self.out(attended))
 
 
 class _GainNorm(nn.LayerNorm):
@@ -561,8 +561,8 @@ def _cosine_attention(query: Tensor, source: Tensor, query_scale: Tensor, key_sc
         return torch.einsum(f"bhij,{other}->bihd", weights, value).flatten(2)
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
     shape = (-1, query.shape[1], -1, -1)
-    found = F.scaled_dot_product_attention(query, key.expand(shape), value.expand(shape), scale=_COSINE_SCALE)
-    return found.transpose(1, 2).flatten(2)
+    heads = F.scaled_dot_product_attention(query, key.expand(shape), value.expand(shape), scale=_COSINE_SCALE)
+    return heads.transpose(1, 2).flatten(2)
 
 
 def _feed_forward(width: int, multiplier: float) -> nn.Sequential:
@@ -761,11 +761,11 @@ class _Stem(nn.Module):
             x = x.contiguous(memory_format=layout)
             return torch.cat([conv(x) for conv in self.convs], dim=1)
         # With channels last, the gradient of a kernel of 15 takes a CPU 70 times as long.
-        found = [
+        parts = [
             F.conv2d(x.contiguous(), conv.weight.contiguous(), conv.bias, padding=conv.padding)
             for conv in self.convs
         ]
-        return torch.cat(found, dim=1).contiguous(memory_format=layout)
+        return torch.cat(parts, dim=1).contiguous(memory_format=layout)
 
 
 class _Shrink(nn.Module):

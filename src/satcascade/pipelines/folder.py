@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from satcascade.errors import SatcascadeError, one_line
+from satcascade.io.json import read_json
 from satcascade.pipelines.names import check_model_name, named_model
 
 if TYPE_CHECKING:
@@ -51,12 +51,7 @@ def model_folder(model: str | Path, **hub: Any) -> ModelFolder:
         raise SatcascadeError(
             f"{name} is no saved pipeline (no {MODEL_INDEX}): 'satcascade assemble' makes one of two runs"
         )
-    try:
-        json.loads((folder / MODEL_INDEX).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SatcascadeError(
-            f"{folder / MODEL_INDEX} is damaged ({one_line(error)}): copy or download the model again"
-        ) from error
+    read_json(folder / MODEL_INDEX, "copy or download the model again")
     return ModelFolder(folder.resolve().name if local else name, folder)
 
 
@@ -121,9 +116,9 @@ def check_fit(folder: Path, network: torch.nn.Module) -> None:
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     for name in sorted(stored.keys() | expected.keys()):
         if stored.get(name) != expected.get(name):
-            found, needed = (shapes.get(name, "missing") for shapes in (stored, expected))
+            actual, needed = (shapes.get(name, "missing") for shapes in (stored, expected))
             raise SatcascadeError(
-                f"weights in {folder} do not fit its config.json ({name} is {found}, expected: {needed}): "
+                f"weights in {folder} do not fit its config.json ({name} is {actual}, expected: {needed}): "
                 "copy or download the model again"
             )
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from satcascade.config.stage_settings import StageName, StageSettings
 from satcascade.data.prepared import PreparedDataset
-from satcascade.diffusion.schedulers import solver_name, swap_scheduler
+from satcascade.diffusion.schedulers import solver_name
 from satcascade.errors import UsageError
 from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.sweep.request import SweepRequest
@@ -38,8 +36,7 @@ class Cell:
     """One cell: what to sample with and how, the texts of its columns, and its folder's name."""
 
     source: Source
-    scheduler: str | None
-    sampling: dict[str, Any]
+    stages: Mapping[StageName, StageSettings]
     columns: dict[str, str]
     folder: str
 
@@ -102,34 +99,34 @@ class Grid:
                 request.sr_guidance or (None,),
                 pairs,
             ):
-                sampling = {
-                    "base_guidance": guidance,
-                    "sr_guidance": sr_guidance,
-                    "base_steps": base_steps,
-                    "sr_steps": sr_steps,
-                }
-                with sampled_by(pipeline, scheduler):
-                    cell = self._cell(source, pipeline, scheduler, sampling)
+                cell = self._cell(
+                    source,
+                    pipeline,
+                    {
+                        "base": StageSettings(base_steps, guidance, scheduler),
+                        "sr": StageSettings(sr_steps, sr_guidance, scheduler),
+                    },
+                )
                 cells.setdefault(cell.key, cell)
         return list(cells.values())
 
     def _cell(
-        self, source: Source, pipeline: CascadePipeline, scheduler: str | None, sampling: dict[str, Any]
+        self, source: Source, pipeline: CascadePipeline, stages: Mapping[StageName, StageSettings]
     ) -> Cell:
-        stages = pipeline.prepare(stages_of(sampling))
-        used = {key: pipeline.config[key] if value is None else value for key, value in sampling.items()}
-        with_sr = pipeline.sr_unet is not None
+        size = pipeline.prepare(stages)[-1].image_size
+        base = pipeline.sampler("base", stages["base"])
+        sr = None if pipeline.sr_unet is None else pipeline.sampler("sr", stages["sr"])
         columns = {
             "checkpoint": source.label,
             "step": "" if source.step is None else str(source.step),
             "epoch": self._epoch(source),
-            "scheduler": solver_name(pipeline.scheduler),
-            "sr_scheduler": solver_name(pipeline.sr_scheduler) if with_sr else "",
-            "cond_scale": cell_text(used["base_guidance"]),
-            "sr_cond_scale": cell_text(used["sr_guidance"]) if with_sr else "",
-            "base_steps": str(used["base_steps"]),
-            "sr_steps": str(used["sr_steps"]) if with_sr else "",
-            "size": str(stages[-1].image_size),
+            "scheduler": solver_name(base.scheduler),
+            "sr_scheduler": "" if sr is None else solver_name(sr.scheduler),
+            "cond_scale": cell_text(base.guidance),
+            "sr_cond_scale": "" if sr is None else cell_text(sr.guidance),
+            "base_steps": str(base.steps),
+            "sr_steps": "" if sr is None else str(sr.steps),
+            "size": str(size),
             "n_gen": str(self._request.n),
         }
 
@@ -144,7 +141,7 @@ class Grid:
                 f"steps-{both('base_steps', 'sr_steps')}",
             ]
         )
-        return Cell(source, scheduler, sampling, columns, folder)
+        return Cell(source, stages, columns, folder)
 
     def _epoch(self, source: Source) -> str:
         """How often the run had seen its images, where it was trained on those of this set."""
@@ -173,25 +170,3 @@ class Grid:
 
     def _load(self, model: str) -> CascadePipeline:
         return load_pipeline(model, device=self._request.device, precision=self._request.precision)
-
-
-def stages_of(sampling: Mapping[str, Any]) -> dict[StageName, StageSettings]:
-    """The settings of the stages of a cell."""
-    return {
-        "base": StageSettings(sampling["base_steps"], sampling["base_guidance"]),
-        "sr": StageSettings(sampling["sr_steps"], sampling["sr_guidance"]),
-    }
-
-
-@contextmanager
-def sampled_by(pipeline: CascadePipeline, scheduler: str | None) -> Iterator[None]:
-    """Let a pipeline sample by another scheduler in both stages; None leaves it its own."""
-    before = pipeline.scheduler, pipeline.sr_scheduler
-    try:
-        if scheduler is not None:
-            pipeline.scheduler = swap_scheduler(before[0], scheduler)
-            if pipeline.sr_unet is not None:
-                pipeline.sr_scheduler = swap_scheduler(before[1], scheduler)
-        yield
-    finally:
-        pipeline.scheduler, pipeline.sr_scheduler = before

@@ -33,7 +33,7 @@ from satcascade.generation.run import GenerationRequest, generate
 from satcascade.hardware.devices import pick_device
 from satcascade.io.folders import DescribedFolder
 from satcascade.io.locks import exclusive
-from satcascade.sweep.grid import Cell, Grid, sampled_by, stages_of
+from satcascade.sweep.grid import Cell, Grid
 from satcascade.sweep.request import SWEPT, SweepRequest
 from satcascade.sweep.table import FIGURE, KEY, TABLE, SweepReport, best_row, cell_text, read_table
 
@@ -177,18 +177,17 @@ class _Work:
     def _row(self, cell: Cell, real: RealSide) -> dict[str, str]:
         request = self.request
         pipeline = self.grid.pipeline(cell.source)
-        with sampled_by(pipeline, cell.scheduler):
-            generated = generate(
-                pipeline,
-                GenerationRequest(
-                    self.captions,
-                    self.out / cell.folder,
-                    seed=request.seed,
-                    batch_size=request.batch_size,
-                    stages=stages_of(cell.sampling),
-                ),
-                progress=self.progress,
-            )
+        generated = generate(
+            pipeline,
+            GenerationRequest(
+                self.captions,
+                self.out / cell.folder,
+                seed=request.seed,
+                batch_size=request.batch_size,
+                stages=cell.stages,
+            ),
+            progress=self.progress,
+        )
         numbers = evaluate(request.evaluation(cell.folder), self.progress, real)
         inception = next((name for name in request.features if name in INCEPTIONS), None)
         fid = numbers.get(f"frechet_distance/{inception}")

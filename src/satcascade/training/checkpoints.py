@@ -20,10 +20,11 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from satcascade.errors import SatcascadeError
+from satcascade.errors import SatcascadeError, one_line
 from satcascade.formats.training_run import BEST
-from satcascade.io.files import folder_written_whole, synced_write, written_whole
+from satcascade.io.files import folder_written_whole, synced_write
 from satcascade.io.hashing import sha256_of_file
+from satcascade.io.json import damaged, read_json, write_json
 from satcascade.training.sharded import fill
 
 _PREFIX = "step-"
@@ -74,13 +75,13 @@ class CheckpointFolder:
 
     def averages(self) -> dict[int, Path]:
         """Folders with averaged weights, by step in order: milestones and complete checkpoints."""
-        found = _by_step(self._milestones) | _by_step(self.path)
-        return {step: found[step] for step in sorted(found)}
+        folders = _by_step(self._milestones) | _by_step(self.path)
+        return {step: folders[step] for step in sorted(folders)}
 
     def snapshots(self) -> dict[int, Path]:
         """Folders with snapshots of power function averages, by step in order."""
-        found = _by_step(self._snapshots)
-        return {step: found[step] for step in sorted(found)}
+        folders = _by_step(self._snapshots)
+        return {step: folders[step] for step in sorted(folders)}
 
     def best(self) -> int | None:
         """The step that validation found best; None where nothing says so.
@@ -88,14 +89,13 @@ class CheckpointFolder:
         Raises:
             SatcascadeError: the file that says so is damaged.
         """
-        try:
-            return int(json.loads(self._best.read_text(encoding="utf-8"))["step"])
-        except FileNotFoundError:
+        if not self._best.exists():
             return None
+        remedy = "delete it, the run writes it again when it is resumed"
+        try:
+            return int(read_json(self._best, remedy)["step"])
         except (ValueError, KeyError, TypeError) as error:
-            raise SatcascadeError(
-                f"{self._best} is damaged: delete it, the run writes it again when it is resumed"
-            ) from error
+            raise damaged(self._best, one_line(error), remedy) from error
 
     def set_best(self, step: int, measure: str, value: float) -> None:
         """Keep the checkpoint of ``step`` until another one is best.
@@ -103,9 +103,7 @@ class CheckpointFolder:
         Raises:
             SatcascadeError: the disk is full.
         """
-        with written_whole(self._best) as aside:
-            best = {"step": step, "measure": measure, "value": value}
-            aside.write_text(json.dumps(best, indent=1), encoding="utf-8")
+        write_json(self._best, {"step": step, "measure": measure, "value": value})
         self._drop_old()
 
     def folder(self, step: int) -> Path:
@@ -122,8 +120,8 @@ class CheckpointFolder:
         parts = {name: getattr(checkpoint, name) for name in WEIGHTS}
         _write(final, checkpoint.step, {name: tensors for name, tensors in parts.items() if tensors})
         # Now there is something better than what may be left of them.
-        for damaged in self._damaged - {checkpoint.step}:
-            _remove(self.folder(damaged))
+        for earlier in self._damaged - {checkpoint.step}:
+            _remove(self.folder(earlier))
         self._damaged.clear()
         self._drop_old()
         return final
@@ -181,8 +179,8 @@ class CheckpointFolder:
             self._damaged.update(later for later in steps if later > step)
             if not quiet:
                 for problem in problems:
-                    told = f"{problem}: the run resumes from step {step}"
-                    warnings.warn(DamagedCheckpointWarning(told), stacklevel=2)
+                    message = f"{problem}: the run resumes from step {step}"
+                    warnings.warn(DamagedCheckpointWarning(message), stacklevel=2)
             return checkpoint
         if problems:
             raise SatcascadeError(
@@ -229,8 +227,8 @@ def _remove(folder: Path) -> None:
 
 def _by_step(folder: Path) -> dict[int, Path]:
     """The complete ones among the folders of weights in a folder."""
-    found = folder.glob(f"{_PREFIX}*/{_STATE}")
-    return {int(path.parent.name.removeprefix(_PREFIX)): path.parent for path in found}
+    states = folder.glob(f"{_PREFIX}*/{_STATE}")
+    return {int(path.parent.name.removeprefix(_PREFIX)): path.parent for path in states}
 
 
 def _write(final: Path, step: int, weights: dict[str, dict[str, Tensor]]) -> None:
@@ -261,8 +259,8 @@ def read_weights(folder: Path, name: str) -> dict[str, Tensor]:
 def _hashes(folder: Path) -> dict[str, str]:
     """The SHA-256 that a checkpoint records of its files, by name; none where it is damaged."""
     try:
-        return dict(json.loads((folder / _STATE).read_text())["sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return dict(read_json(folder / _STATE, "take another checkpoint")["sha256"])
+    except (SatcascadeError, ValueError, KeyError, TypeError):
         return {}
 
 

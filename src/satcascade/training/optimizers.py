@@ -66,11 +66,11 @@ def _alike(parameters: Sequence[Tensor]) -> Iterable[list[Tensor]]:
 
     On a CPU each alone: there it is the cache that counts.
     """
-    found: dict[Any, list[Tensor]] = {}
+    groups: dict[Any, list[Tensor]] = {}
     for number, parameter in enumerate(parameters):
         if parameter.grad is not None:
-            found.setdefault(number if parameter.is_cpu else parameter.shape, []).append(parameter)
-    return found.values()
+            groups.setdefault(number if parameter.is_cpu else parameter.shape, []).append(parameter)
+    return groups.values()
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:

@@ -122,10 +122,10 @@ def averaged(run: Path, length: float, step: int | None = None) -> dict[str, Ten
             f"one nearer to {', '.join(f'{each:g}' for each in sorted(lengths))}"
         )
     factor = dict(zip(stored, factors.tolist(), strict=True))
-    found: dict[str, Tensor] = {}
+    average: dict[str, Tensor] = {}
     for at in steps:
         for key, value in read_weights(folders[at], "power").items():
             each, _, name = key.partition("/")
             part = value.double() * factor[at, float(each)]
-            found[name] = found[name].add_(part) if name in found else part
-    return {name: value.float() for name, value in found.items()}
+            average[name] = average[name].add_(part) if name in average else part
+    return {name: value.float() for name, value in average.items()}

@@ -27,8 +27,8 @@ def shared_out(count: int, work: Callable[[int], T], accelerator: Accelerator | 
     if accelerator is None or accelerator.num_processes == 1:
         return [work(number) for number in range(count)]
     mine = range(accelerator.process_index, count, accelerator.num_processes)
-    found = gather_object([(number, work(number)) for number in mine])
-    return [result for _, result in sorted(found, key=itemgetter(0))]
+    results = gather_object([(number, work(number)) for number in mine])
+    return [result for _, result in sorted(results, key=itemgetter(0))]
 
 
 def any_of(accelerator: Accelerator, *flags: bool) -> list[bool]:

@@ -210,9 +210,9 @@ def trained_stage(
     """
     run = Path(run)
     description = read_description(run)
-    found = description["identity"]["stage"]
-    if found != stage:
-        raise UsageError(f"{run} is a run of stage '{found}', not '{stage}'")
+    trained = description["identity"]["stage"]
+    if trained != stage:
+        raise UsageError(f"{run} is a run of stage '{trained}', not '{stage}'")
     weights = _average(run, step) if length is None else averaged(run, length, step)
     settings = Preset.model_validate(description["settings"])
     model = build_model(settings.stage(stage).model)
@@ -284,10 +284,10 @@ def initial_weights(origin: Path | str, stage: StageName, model: Denoiser) -> di
     network = trained_network(origin, stage)
     weights = model.starting_weights(network.state_dict())
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            theirs, ours = found.get(name, "missing"), expected.get(name, "missing")
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    for name in sorted(expected.keys() | given.keys()):
+        if expected.get(name) != given.get(name):
+            theirs, ours = given.get(name, "missing"), expected.get(name, "missing")
             raise UsageError(
                 f"the {stage} network of {origin} is another one ({name} is {theirs}, here {ours}): "
                 "choose the preset and model settings that it was made with"

@@ -53,7 +53,7 @@ def exchanged(loss: nn.Module, accelerator: Accelerator, now: bool) -> Iterator[
             yield
 
 
-def whole(tensor: Tensor) -> Tensor:
+def unsharded(tensor: Tensor) -> Tensor:
     """A tensor as it is without sharding. All processes must ask together."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -68,12 +68,12 @@ def gathered(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
     Returns:
         Nothing unless ``keep``.
     """
-    found = {}
+    gathered_tensors = {}
     for name, tensor in tensors.items():
-        full = whole(tensor)
+        full = unsharded(tensor)
         if keep:
-            found[name] = full.cpu() if isinstance(tensor, DTensor) else full
-    return found
+            gathered_tensors[name] = full.cpu() if isinstance(tensor, DTensor) else full
+    return gathered_tensors
 
 
 @torch.no_grad()

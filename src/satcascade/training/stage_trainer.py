@@ -39,7 +39,7 @@ from satcascade.training.loss import DenoisingLoss, attention_kernel
 from satcascade.training.optimizers import learning_rate, make_optimizers
 from satcascade.training.run_folder import initial_weights, open_run
 from satcascade.training.samples import SampleGrid
-from satcascade.training.sharded import exchanged, fill, gathered, shard, whole
+from satcascade.training.sharded import exchanged, fill, gathered, shard, unsharded
 from satcascade.training.step_errors import refuse_in_a_line
 from satcascade.training.validation import Validation
 
@@ -170,7 +170,7 @@ class StageTrainer:
                 self._validation.open()
                 self._keep_best(self._validation)
         elif self._accelerator.is_main_process and self._validation is not None and self._validation.stalled:
-            print(f"{self.out}: {self._validation.stalled_told()}", file=sys.stderr)
+            print(f"{self.out}: {self._validation.stalled_message()}", file=sys.stderr)
         self._batches = prefetched(self.source, self.step, self.training.schedule.steps)
         return self
 
@@ -263,7 +263,7 @@ class StageTrainer:
                 group["lr"] = rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return torch.stack([accelerator.reduce(total, "mean"), whole(torch.as_tensor(norm)).detach()])
+        return torch.stack([accelerator.reduce(total, "mean"), unsharded(torch.as_tensor(norm)).detach()])
 
     def _record(self) -> None:
         """Check and write down the steps since the last time."""
@@ -303,20 +303,20 @@ class StageTrainer:
         self._record()
         began = time.monotonic()
         with self._averaged() as model:
-            found = validation(model, self._dtype, self.step)
-        [row] = broadcast_object_list([found])
+            measured = validation(model, self._dtype, self.step)
+        [row] = broadcast_object_list([measured])
         if self._history is not None:
             self._history.leave_out(time.monotonic() - began)
         validation.add(row, write=self._history is not None)
         if self._history is not None:
             self._history.add_scalars(validation.scalars(), self.step)
-            self._history.say(validation.told())
+            self._history.say(validation.message())
         if validation.best is row:
             self.save()
             if self._history is not None:
                 self._keep_best(validation)
         if validation.stalled and self._history is not None:
-            self._history.say(f"{self.out}: {validation.stalled_told()}", always=True)
+            self._history.say(f"{self.out}: {validation.stalled_message()}", always=True)
 
     def _keep_best(self, validation: Validation) -> None:
         """Keep the best checkpoint from now on."""
@@ -359,7 +359,7 @@ class StageTrainer:
         with torch.device(self._accelerator.device):
             model = build_model(self._config)
         for name, value in model.named_parameters():
-            fill(value, whole(self._average.shadow[name]))
+            fill(value, unsharded(self._average.shadow[name]))
         yield model.eval()
 
     def _resume(self) -> int:

@@ -102,19 +102,19 @@ def summarize(folders: Sequence[Path | str]) -> list[RunSummary]:
         UsageError: a folder holds no run.
         SatcascadeError: what describes a run is damaged.
     """
-    found: list[Path] = []
+    runs: list[Path] = []
     for folder in map(Path, folders):
         inside = [folder / stage for stage in ("base", "sr") if (folder / stage / RUN_FILE).exists()]
-        found += [folder] if (folder / RUN_FILE).exists() or not inside else inside
-    return [_summary(run) for run in found]
+        runs += [folder] if (folder / RUN_FILE).exists() or not inside else inside
+    return [_summary(run) for run in runs]
 
 
 def table(runs: Sequence[RunSummary]) -> str:
     """The runs side by side and, of several, the settings in which they differ; aligned text."""
     names = [run.run.as_posix() for run in runs]
     lines = [["", *names]]
-    told = [run.rows() for run in runs]
-    lines += [[key, *(rows[key] for rows in told)] for key in told[0]]
+    columns = [run.rows() for run in runs]
+    lines += [[key, *(rows[key] for rows in columns)] for key in columns[0]]
     differing = differences(runs)
     text = aligned_table(lines)
     if len(runs) > 1:

@@ -163,23 +163,23 @@ class Validation:
         row = self.rows[-1]
         return {f"validation/{name}": row[name] for name in _measures(row)}
 
-    def told(self) -> str:
+    def message(self) -> str:
         """The last validation in a line."""
         row, best = self.rows[-1], self.best
         text = ", ".join(f"{_words(name)} {row[name]:.4g}" for name in _measures(row))
         return f"step {row['step']}: validation {text}, " + (
-            "the best so far" if row is best else self._best_told()
+            "the best so far" if row is best else self._best_message()
         )
 
-    def stalled_told(self) -> str:
+    def stalled_message(self) -> str:
         """Why the run ends before its last step, in a line."""
         return (
             f"stopped at step {self.rows[-1]['step']}: no better {_words(self.measure)} in "
-            f"{self._training.validation.patience} validations, {self._best_told()} "
+            f"{self._training.validation.patience} validations, {self._best_message()} "
             "(a larger training.validation.patience resumes)"
         )
 
-    def _best_told(self) -> str:
+    def _best_message(self) -> str:
         best = self.best
         assert best is not None
         return f"the best is {best[self.measure]:.4g} at step {best['step']}"
@@ -259,13 +259,13 @@ class FixedLoss:
         loss = DenoisingLoss(model, self._weighting).eval()
 
         def losses(step: int) -> torch.Tensor:
-            found: torch.Tensor = loss(self._source(step).to(device))
-            return found.double().cpu()
+            values: torch.Tensor = loss(self._source(step).to(device))
+            return values.double().cpu()
 
         with autocast(dtype, device):
-            found = shared_out(-(-self.images // self._size), losses, self._accelerator)
+            batches = shared_out(-(-self.images // self._size), losses, self._accelerator)
         model.train(was_training)
-        return float(torch.cat(found)[: self.images].mean())
+        return float(torch.cat(batches)[: self.images].mean())
 
 
 class SampleQuality:
@@ -343,12 +343,12 @@ class SampleQuality:
         features = torch.cat(shared_out(-(-len(self._rows) // _AT_ONCE), drawn, self._accelerator))
         if self._real is None:
             return {}
-        found = {"frechet_distance": frechet(features, self._real)}
+        measured = {"frechet_distance": frechet(features, self._real)}
         if self._probe is not None:
-            found["scene_accuracy"] = self._probe.accuracy(
+            measured["scene_accuracy"] = self._probe.accuracy(
                 LabelledFeatures(features, self._labels(self._rows))
             )
-        return found
+        return measured
 
     def _labels(self, rows: Any) -> torch.Tensor:
         return label_numbers([self._dataset.records[row].label for row in rows], self._classes)

@@ -102,25 +102,25 @@ def check_samples(samples: Iterable[Sample]) -> tuple[list[Sample], list[Problem
     problems: list[Problem] = []
     seen: set[str] = set()
     for sample in samples:
-        found, split = [], normal_split(sample.split)
+        faults, split = [], normal_split(sample.split)
         captions = tuple(text for text in map(one_line, sample.captions) if text)
         if split is None:
-            found.append(Problem("unknown split", sample.filename, f"'{sample.split}'"))
+            faults.append(Problem("unknown split", sample.filename, f"'{sample.split}'"))
         if sample.filename in seen:
-            found.append(Problem("duplicate name", sample.filename))
+            faults.append(Problem("duplicate name", sample.filename))
         seen.add(sample.filename)
         if one_line(sample.filename).split() != sample.filename.split():
-            found.append(Problem("unreadable name", one_line(sample.filename), "not Unicode"))
+            faults.append(Problem("unreadable name", one_line(sample.filename), "not Unicode"))
         if isinstance(sample.image, Path) and not sample.image.is_file():
-            found.append(Problem("missing image", sample.filename))
+            faults.append(Problem("missing image", sample.filename))
         if not sample.captions:
-            found.append(Problem("no caption", sample.filename))
-        if split is not None and captions and not found:
+            faults.append(Problem("no caption", sample.filename))
+        if split is not None and captions and not faults:
             good.append(Sample(sample.filename, split, sample.label, captions, sample.image))
         empty = len(sample.captions) - len(captions)
         if empty:
-            found.append(Problem("empty caption", sample.filename, f"{empty} of {len(sample.captions)}"))
-        problems += found
+            faults.append(Problem("empty caption", sample.filename, f"{empty} of {len(sample.captions)}"))
+        problems += faults
     return good, problems
 
 

@@ -220,13 +220,13 @@ def _read_txt(path: Path) -> Table:
     rows: list[Row] = []
     problems = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
-        found = _CAPTION_LINE.fullmatch(line.strip())
-        if found:
-            caption = found[2].strip()
+        match = _CAPTION_LINE.fullmatch(line.strip())
+        if match:
+            caption = match[2].strip()
             # A table with commas quotes a caption that holds some.
             quoted = len(caption) > 1 and caption[0] == caption[-1] == '"'
             rows.append(
-                {"file_name": found[1], "caption": caption[1:-1].replace('""', '"') if quoted else caption}
+                {"file_name": match[1], "caption": caption[1:-1].replace('""', '"') if quoted else caption}
             )
         elif line.strip() and not (number == 1 and re.split(r"[,;\t]", line)[0].strip() in _FILE_COLUMNS):
             problems.append(Problem("unreadable row", f"{path.name}:{number}", "names no image"))

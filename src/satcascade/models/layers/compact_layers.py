@@ -118,9 +118,9 @@ class Attention(nn.Module):
         query = self._split(self.query(positions))
         key, value = (self._split(part) for part in source.chunk(2, dim=-1))
         query, key = (F.rms_norm(part, (self.head_dim,)) for part in (query, key))
-        found = cpu.masked_attention(query, key.to(query.dtype), value, mask[:, None, None, :])
-        found = self.out(found.transpose(1, 2).flatten(2))
-        return x + found.reshape(batch, height, columns, width).permute(0, 3, 1, 2)
+        attended = cpu.masked_attention(query, key.to(query.dtype), value, mask[:, None, None, :])
+        attended = self.out(attended.transpose(1, 2).flatten(2))
+        return x + attended.reshape(batch, height, columns, width).permute(0, 3, 1, 2)
 
     def _split(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)

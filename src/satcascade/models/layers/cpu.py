@@ -33,8 +33,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     small = x.numel() * len(weight) <= _SMALL_PRODUCT
     if small or not pays(x) or torch.is_autocast_enabled("cpu") or not _is_float32(x, weight):
         return F.linear(x, weight, bias)
-    found: Tensor = _Linear.apply(x, weight, bias)
-    return found
+    product: Tensor = _Linear.apply(x, weight, bias)
+    return product
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -49,8 +49,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor
     Returns:
         (B, N, H, D).
     """
-    found: Tensor = _Attention.apply(query, key * scale, value)
-    return found
+    attended: Tensor = _Attention.apply(query, key * scale, value)
+    return attended
 
 
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
@@ -89,8 +89,8 @@ def normalize_silu(x: Tensor, gain: Tensor, shift: Tensor | None, out: Tensor | 
     """
     if out is not None:
         return _normalize_silu(x, gain, shift, out)
-    found: Tensor = _NormalizeSiLU.apply(x, gain, shift)
-    return found
+    normalized: Tensor = _NormalizeSiLU.apply(x, gain, shift)
+    return normalized
 
 
 def _is_float32(*tensors: Tensor) -> bool:
@@ -142,14 +142,14 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         ctx.save_for_backward(query, key, value)
-        found = torch.empty_like(query)
+        attended = torch.empty_like(query)
         with torch.autocast("cpu", enabled=False):
             for queries, keys, values, out in zip(
-                query.flatten(1, 2), key, value, found.flatten(1, 2), strict=True
+                query.flatten(1, 2), key, value, attended.flatten(1, 2), strict=True
             ):
                 for some, put in _pieces(len(keys), queries, out):
                     put.copy_(_product(_product(some, keys).softmax(dim=-1), values.mT))
-        return found
+        return attended
 
     @staticmethod
     @once_differentiable
