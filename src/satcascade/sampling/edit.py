@@ -44,7 +44,7 @@ class StageEdit:
     resampling: int = 1
 
     def keep(self, x0: Tensor) -> Tensor:
-        """An estimate of the clean images (B, C, S, S) with the known images where these stay; needs a mask."""
+        """An estimate of the clean images (B, C, S, S), with the known ones where they stay; needs a mask."""
         assert self.remade is not None
         return torch.where(self.remade, x0, self.known)
 

@@ -15,10 +15,12 @@ from satcascade.hardware.precision import autocast
 from satcascade.models.text import TextEmbeddings
 from satcascade.sampling.condition import Condition, noised_low_res
 from satcascade.sampling.edit import StageEdit, noised_back, part_of, start, stretches
-from satcascade.sampling.stage import Clipping, SamplingStage, takes_generator
+from satcascade.sampling.stage import Clipping, SamplingStage, Step, takes_generator
 
 OnStep = Callable[[int, Tensor], Tensor]
 Keep = Callable[[Tensor], Tensor]
+# From x_t, scaled as the network takes it, and its step to what the scheduler is to step by.
+Predictor = Callable[[Tensor, Step], Tensor]
 
 
 def denoise(
@@ -27,7 +29,7 @@ def denoise(
     x: Tensor,
     generators: list[torch.Generator],
     on_step: OnStep,
-    keep: Keep | None = None,
+    predictor: Predictor | None = None,
 ) -> Tensor:
     """Take x through the steps of a stage.
 
@@ -37,23 +39,32 @@ def denoise(
         x: (B, C, S, S) at the noise level of the first step, scaled as the scheduler has it.
         generators: B of them, for the noise that stochastic schedulers add.
         on_step: given the number of each step and x after it, returns the x of the next step.
-        keep: given each estimate of the clean images, returns it with what is known of them put in.
+        predictor: what to step by instead of :func:`predict_step` of the stage and its condition.
 
     Returns:
         x after the last step, float32.
     """
     options = {"generator": generators} if takes_generator(stage.scheduler) else {}
-    wanted = stage.scheduler.config.prediction_type
+    predictor = predictor or partial(predict_step, stage, condition)
     for number, step in enumerate(stage.steps):
         x_t = stage.scheduler.scale_model_input(x, step.timestep)
-        log_snr = torch.full((len(x),), step.log_snr, device=x.device)
-        prediction = predict(stage, condition, x_t, log_snr, step.guided)
-        prediction = convert(
-            prediction, x_t, log_snr, stage.denoiser.prediction_type, wanted, clip_x0=stage.clip_x0, keep=keep
-        )
+        prediction = predictor(x_t, step)
         x = stage.scheduler.step(prediction, step.timestep, x, return_dict=False, **options)[0]
         x = on_step(number, x)
     return x
+
+
+def predict_step(
+    stage: SamplingStage, condition: Condition, x_t: Tensor, step: Step, keep: Keep | None = None
+) -> Tensor:
+    """What a stage's scheduler is to step by at x_t (B, C, S, S): guided, of its type, and bounded.
+
+    ``keep``, given each estimate of the clean images, returns it with what is known of them put in.
+    """
+    log_snr = torch.full((len(x_t),), step.log_snr, device=x_t.device)
+    prediction = predict(stage, condition, x_t, log_snr, step.guided)
+    given, wanted = stage.denoiser.prediction_type, stage.scheduler.config.prediction_type
+    return convert(prediction, x_t, log_snr, given, wanted, clip_x0=stage.clip_x0, keep=keep)
 
 
 def predict(stage: SamplingStage, condition: Condition, x_t: Tensor, log_snr: Tensor, guided: bool) -> Tensor:
@@ -89,7 +100,7 @@ def convert(
         given: what ``prediction`` is.
         wanted: what is returned.
         clip_x0: clamp the clean image to [-1, 1], or (``dynamic``) to its 95th percentile and rescale it.
-        keep: what is put into the clean image after that, as :func:`denoise` takes it.
+        keep: what is put into the clean image after that, as :func:`predict_step` takes it.
     """
     if given == wanted and not clip_x0 and keep is None:
         return prediction
@@ -161,6 +172,7 @@ def _edited(
         def after(number: int, x: Tensor, first: int = calls.start) -> Tensor:
             return on_step(first + number, x)
 
-        x = denoise(part_of(stage, calls), condition, x, generators, after, keep)
+        part = part_of(stage, calls)
+        x = denoise(part, condition, x, generators, after, partial(predict_step, part, condition, keep=keep))
         reached = calls.stop
     return x
