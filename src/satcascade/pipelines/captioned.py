@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers import DiffusionPipeline
 
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.models.text import (
@@ -20,6 +21,10 @@ from satcascade.models.text import (
 from satcascade.pipelines.stored import StoredPipeline
 
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
 class TextEncoderWarning(UserWarning):
     """The text encoder at hand is not the one that a model was trained with."""
 
@@ -29,6 +34,14 @@ class CaptionedPipeline(StoredPipeline):
 
     unet: Any
     _text_encoder: TextEncoder | None = None
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+        """As of :class:`StoredPipeline`; a text encoder that is loaded is shared too."""
+        made = super().from_pipe(pipeline, **kwargs)
+        if made.config.text_encoder == pipeline.config.get("text_encoder"):
+            made._text_encoder = getattr(pipeline, "_text_encoder", None)
+        return made
 
     @property
     def text_encoder(self) -> TextEncoder:
@@ -40,7 +53,7 @@ class CaptionedPipeline(StoredPipeline):
         if self._text_encoder is None:
             # Its parameters must be ordinary tensors, even when the first caption meets a running pipeline.
             with torch.inference_mode(False):
-                self.text_encoder = load_text_encoder(self.config.text_encoder, self.device)
+                self.text_encoder = load_text_encoder(self.config.text_encoder, self._encoder_device)
         assert self._text_encoder is not None
         return self._text_encoder
 
@@ -71,7 +84,13 @@ class CaptionedPipeline(StoredPipeline):
             SatcascadeError: the encoder's weights cannot be had.
         """
         captions = as_texts(captions)
-        return self.text_encoder.to(self.device)(captions)
+        return self.text_encoder.to(self._encoder_device)(captions)
+
+    @property
+    def _encoder_device(self) -> torch.device:
+        """Where the text encoder computes: beside the networks, or where their weights are brought to."""
+        device: torch.device = self.device if self.device.type != "meta" else self._execution_device
+        return device
 
     def _captions(
         self, prompt: str | Sequence[str] | None, embeds: TextEmbeddings | None, images_of_each: int

@@ -318,7 +318,12 @@ class CascadePipeline(CaptionedPipeline):
 
         Raises:
             UsageError: a setting is out of range, or a scheduler does not fit.
+            SatcascadeError: the networks have no weights, being on the device ``meta``.
         """
+        if self._execution_device.type == "meta":
+            raise SatcascadeError(
+                "the networks are on the device 'meta', without weights: load the model again"
+            )
         if stop_at not in (None, "base"):
             raise UsageError(f"stop_at '{stop_at}' is not a stage to stop at: give 'base' or nothing")
         config = self.config

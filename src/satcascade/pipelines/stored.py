@@ -67,6 +67,18 @@ class StoredPipeline(DiffusionPipeline):
             network.to(memory_format=torch.channels_last)
         return pipeline
 
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+        """Another pipeline with the very networks and settings of one.
+
+        Args:
+            pipeline: the pipeline; it stays as it is.
+            kwargs: components and settings to exchange, by their names in the constructor.
+        """
+        # diffusers' own hands on no network whose class the constructor does not name.
+        settings = {name: value for name, value in pipeline.config.items() if not name.startswith("_")}
+        return cls(**{**settings, **pipeline.components, **kwargs})
+
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save as a folder that appears whole: it is written aside and then renamed.
 
