@@ -20,7 +20,6 @@ from satcascade.models.text import (
 )
 from satcascade.pipelines.stored import StoredPipeline
 
-
 if TYPE_CHECKING:
     from typing_extensions import Self
 
