@@ -81,8 +81,7 @@ def test_more_strength_leaves_less(pipeline):
         float((edited(pipeline, strength=strength, **steps) - before).square().mean())
         for strength in (0, 0.2, 0.6, 1)
     ]
-    assert changes[0] < 1e-9
-    assert changes[1] < changes[2] < changes[3]
+    assert changes[0] < 1e-9 < changes[1] < min(changes[2:])
     assert torch.equal(edited(pipeline, **steps), edited(pipeline, strength=0.8, **steps))
 
 

@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import is_accelerate_available
 
-from satcascade.errors import SatcascadeError, one_line
+from satcascade.errors import SatcascadeError, UsageError, one_line
 from satcascade.io.files import folder_written_whole
 from satcascade.io.hashing import sha256_of_files, weights_hash
 from satcascade.pipelines.folder import check_fit, check_weights, model_folder, weight_files
@@ -74,7 +74,12 @@ class StoredPipeline(DiffusionPipeline):
         Args:
             pipeline: the pipeline; it stays as it is.
             kwargs: components and settings to exchange, by their names in the constructor.
+
+        Raises:
+            UsageError: the pipeline is of another kind.
         """
+        if not isinstance(pipeline, StoredPipeline):
+            raise UsageError(f"{type(pipeline).__name__} has not the networks of {cls.__name__}: load one")
         # diffusers' own hands on no network whose class the constructor does not name.
         settings = {name: value for name, value in pipeline.config.items() if not name.startswith("_")}
         return cls(**{**settings, **pipeline.components, **kwargs})
