@@ -64,6 +64,8 @@ class TextToImage:
         self._seed = seed
         self._stages = stages
         self._stop_at = stop_at
+        # Further arguments of the pipeline's call.
+        self._call: Mapping[str, Any] = {}
         self._embeddings = CaptionEmbeddings(pipeline, captions)
 
     def caption(self, index: int) -> str:
@@ -109,6 +111,7 @@ class TextToImage:
                 return_dict=False,
                 settings=self._stages,
                 stop_at=self._stop_at,
+                **self._call,
             )
         except torch.OutOfMemoryError as error:
             raise SatcascadeError(

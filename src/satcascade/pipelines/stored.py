@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import is_accelerate_available
 
-from satcascade.errors import SatcascadeError, one_line
+from satcascade.errors import SatcascadeError, UsageError, one_line
 from satcascade.io.files import folder_written_whole
 from satcascade.io.hashing import sha256_of_files, weights_hash
 from satcascade.pipelines.folder import check_fit, check_weights, model_folder, weight_files
@@ -66,6 +66,23 @@ class StoredPipeline(DiffusionPipeline):
         for network in pipeline._networks():
             network.to(memory_format=torch.channels_last)
         return pipeline
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+        """Another pipeline with the very networks and settings of one.
+
+        Args:
+            pipeline: the pipeline; it stays as it is.
+            kwargs: components and settings to exchange, by their names in the constructor.
+
+        Raises:
+            UsageError: the pipeline is of another kind.
+        """
+        if not isinstance(pipeline, StoredPipeline):
+            raise UsageError(f"{type(pipeline).__name__} has not the networks of {cls.__name__}: load one")
+        # diffusers' own hands on no network whose class the constructor does not name.
+        settings = {name: value for name, value in pipeline.config.items() if not name.startswith("_")}
+        return cls(**{**settings, **pipeline.components, **kwargs})
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
         """Save as a folder that appears whole: it is written aside and then renamed.
