@@ -14,9 +14,11 @@ from satcascade.diffusion.process import Prediction, from_x0, to_x0
 from satcascade.hardware.precision import autocast
 from satcascade.models.text import TextEmbeddings
 from satcascade.sampling.condition import Condition, noised_low_res
-from satcascade.sampling.stage import Clipping, SamplingStage, takes_generator
+from satcascade.sampling.stage import Clipping, SamplingStage, Step, takes_generator
 
 OnStep = Callable[[int, Tensor], Tensor]
+# From x_t, scaled as the network takes it, and its step to what the scheduler is to step by.
+Predictor = Callable[[Tensor, Step], Tensor]
 
 
 def denoise(
@@ -25,6 +27,7 @@ def denoise(
     x: Tensor,
     generators: list[torch.Generator],
     on_step: OnStep,
+    predictor: Predictor | None = None,
 ) -> Tensor:
     """Take x through the steps of a stage.
 
@@ -34,22 +37,27 @@ def denoise(
         x: (B, C, S, S) at the noise level of the first step, scaled as the scheduler has it.
         generators: B of them, for the noise that stochastic schedulers add.
         on_step: given the number of each step and x after it, returns the x of the next step.
+        predictor: what to step by instead of :func:`predict_step` of the stage and its condition.
 
     Returns:
         x after the last step, float32.
     """
     options = {"generator": generators} if takes_generator(stage.scheduler) else {}
-    wanted = stage.scheduler.config.prediction_type
+    predictor = predictor or partial(predict_step, stage, condition)
     for number, step in enumerate(stage.steps):
         x_t = stage.scheduler.scale_model_input(x, step.timestep)
-        log_snr = torch.full((len(x),), step.log_snr, device=x.device)
-        prediction = predict(stage, condition, x_t, log_snr, step.guided)
-        prediction = convert(
-            prediction, x_t, log_snr, stage.denoiser.prediction_type, wanted, clip_x0=stage.clip_x0
-        )
+        prediction = predictor(x_t, step)
         x = stage.scheduler.step(prediction, step.timestep, x, return_dict=False, **options)[0]
         x = on_step(number, x)
     return x
+
+
+def predict_step(stage: SamplingStage, condition: Condition, x_t: Tensor, step: Step) -> Tensor:
+    """What a stage's scheduler is to step by at x_t (B, C, S, S): guided, of its type, and bounded."""
+    log_snr = torch.full((len(x_t),), step.log_snr, device=x_t.device)
+    prediction = predict(stage, condition, x_t, log_snr, step.guided)
+    given, wanted = stage.denoiser.prediction_type, stage.scheduler.config.prediction_type
+    return convert(prediction, x_t, log_snr, given, wanted, clip_x0=stage.clip_x0)
 
 
 def predict(stage: SamplingStage, condition: Condition, x_t: Tensor, log_snr: Tensor, guided: bool) -> Tensor:
