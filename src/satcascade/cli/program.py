@@ -17,6 +17,7 @@ from satcascade.cli.data import prepare
 from satcascade.cli.encode import encode
 from satcascade.cli.evaluation import evaluate, report, sweep
 from satcascade.cli.sampling import sample
+from satcascade.cli.scenes import extend, scene
 from satcascade.cli.training import assemble, runs, train
 from satcascade.cli.weights import convert, export
 from satcascade.errors import SatcascadeError
@@ -52,7 +53,23 @@ def _options(
 
 
 # The order of the help.
-for _command in (sample, prepare, encode, train, runs, assemble, convert, export, evaluate, sweep, report):
+for _command in (
+    *(
+        sample,
+        scene,
+        extend,
+        prepare,
+        encode,
+        train,
+        runs,
+        assemble,
+        convert,
+        export,
+        evaluate,
+        sweep,
+        report,
+    ),
+):
     app.command()(_command)
     if _command is train:
         app.command(_TRAIN_CODEC)(train_codec)
