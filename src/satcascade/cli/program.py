@@ -53,23 +53,10 @@ def _options(
 
 
 # The order of the help.
-for _command in (
-    *(
-        sample,
-        scene,
-        extend,
-        prepare,
-        encode,
-        train,
-        runs,
-        assemble,
-        convert,
-        export,
-        evaluate,
-        sweep,
-        report,
-    ),
-):
+_MAKING = (sample, scene, extend, upscale)
+_TRAINING = (prepare, encode, train, runs, assemble, convert, export)
+_MEASURING = (evaluate, sweep, report)
+for _command in (*_MAKING, *_TRAINING, *_MEASURING):
     app.command()(_command)
     if _command is train:
         app.command(_TRAIN_CODEC)(train_codec)

@@ -45,17 +45,17 @@ def _grow(side: str) -> Any:
 
 
 _OutOption = Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: scenes/...")]
-_OverlapOption = Annotated[
+OverlapOption = Annotated[
     float,
     typer.Option(callback=_share, metavar="X", help="Overlap of windows, as a share of one: 0 to 0.75."),
 ]
-_BatchOption = Annotated[int, count("Windows at once.")]
+BatchOption = Annotated[int, count("Windows at once.")]
 _StepsOption = Annotated[int | None, count("Sampling steps of both stages.")]
 _BaseStepsOption = Annotated[int | None, count("Sampling steps of the base stage.")]
 _SRStepsOption = Annotated[int | None, count("Sampling steps of the super-resolution stage.")]
 _GuidanceOption = Annotated[float | None, amount("Guidance of the base stage; 1 is none.")]
 _SRGuidanceOption = Annotated[float | None, amount("Guidance of the super-resolution stage.")]
-_ModelOption = Annotated[
+ModelOption = Annotated[
     str, typer.Option(metavar="NAME|DIR", help="builtin, rsdiff, a folder, or owner/name on the hub.")
 ]
 _SaveOption = Annotated[
@@ -70,18 +70,18 @@ def scene(
     map_: Annotated[
         Path | None, typer.Option("--map", metavar="YAML", help="Which caption is where: boxes, or colours.")
     ] = None,
-    overlap: _OverlapOption = 0.5,
+    overlap: OverlapOption = 0.5,
     wrap: Annotated[bool, typer.Option("--wrap", help="A tile that repeats without a seam.")] = False,
     out: _OutOption = None,
     seed: SeedOption = 0,
-    batch_size: _BatchOption = 4,
+    batch_size: BatchOption = 4,
     steps: _StepsOption = None,
     base_steps: _BaseStepsOption = None,
     sr_steps: _SRStepsOption = None,
     guidance: _GuidanceOption = None,
     sr_guidance: _SRGuidanceOption = None,
     scheduler: SchedulerOption = None,
-    model: _ModelOption = "builtin",
+    model: ModelOption = "builtin",
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionName.float32,
     save_every: _SaveOption = 60.0,
@@ -101,7 +101,7 @@ def scene(
     if map_ is None and wanted is None:
         raise UsageError("give the size of the scene with --size, for example --size 1024x768")
     check_model_name(model)
-    _check_out(out)
+    check_out(out)
 
     prompt: str | Regions
     if map_ is not None:
@@ -134,17 +134,17 @@ def extend(
     right: Annotated[int, _grow("on the right")] = 0,
     top: Annotated[int, _grow("at the top")] = 0,
     bottom: Annotated[int, _grow("at the bottom")] = 0,
-    overlap: _OverlapOption = 0.5,
+    overlap: OverlapOption = 0.5,
     out: _OutOption = None,
     seed: SeedOption = 0,
-    batch_size: _BatchOption = 4,
+    batch_size: BatchOption = 4,
     steps: _StepsOption = None,
     base_steps: _BaseStepsOption = None,
     sr_steps: _SRStepsOption = None,
     guidance: _GuidanceOption = None,
     sr_guidance: _SRGuidanceOption = None,
     scheduler: SchedulerOption = None,
-    model: _ModelOption = "builtin",
+    model: ModelOption = "builtin",
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionName.float32,
     save_every: _SaveOption = 60.0,
@@ -161,7 +161,7 @@ def extend(
     if not any((left, right, top, bottom)):
         raise UsageError("nothing to extend: give --left, --right, --top or --bottom in pixels")
     check_model_name(model)
-    _check_out(out)
+    check_out(out)
 
     from satcascade.generation.scenes import Extension
 
@@ -228,6 +228,11 @@ def _pixels(size: str) -> tuple[int, int]:
     return int(match[2]), int(match[1])
 
 
-def _check_out(out: Path | None) -> None:
+def check_out(out: Path | None) -> None:
+    """Refuse a file in the place of a folder.
+
+    Raises:
+        UsageError: there is one.
+    """
     if out is not None and out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: give a folder")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 
 from satcascade.config.stage_settings import StageName, StageSettings
@@ -77,10 +79,8 @@ class ScenePipeline:
             if isinstance(prompt, str):
                 raise UsageError("a scene of one caption needs a size: give height and width in pixels")
             size = (int(prompt.labels.shape[0]), int(prompt.labels.shape[1]))
-        regions = (
-            Regions.whole(prompt, *size) if isinstance(prompt, str) else prompt.resized(size[0], size[1])
-        )
         plan = Scene(self.prepare(settings or {}), size, SceneSettings(seed, overlap, wrap, batch_size))
+        regions = Regions.whole(prompt, *size) if isinstance(prompt, str) else prompt.resized(*size)
         return Image.fromarray(self._make(plan, regions, state, on_state))
 
     def extend(
@@ -134,21 +134,78 @@ class ScenePipeline:
         made[top : top + image.height, left : left + image.width] = pixels
         return Image.fromarray(made)
 
+    def upscale(
+        self,
+        image: Image.Image,
+        prompt: str | None = None,
+        *,
+        seed: int = 0,
+        overlap: float = SceneSettings.overlap,
+        batch_size: int = SceneSettings.batch_size,
+        settings: StageSettings | None = None,
+        low_res_log_snr: float | None = None,
+    ) -> Image.Image:
+        """Enlarge a picture of any size with the super-resolution stage, in overlapping windows.
+
+        Args:
+            image: an RGB image. One that is smaller than the stage takes is padded, and the result cropped.
+            prompt: what it shows; without one nothing is guided.
+            seed: as of :meth:`scene`.
+            overlap: as of :meth:`scene`.
+            batch_size: as of :meth:`scene`.
+            settings: of the super-resolution stage; what they leave out is the model's own.
+            low_res_log_snr: noise level to which the image is taken before the network sees it: more keeps it
+                closer to the image, less makes more up. None is the model's own.
+
+        Returns:
+            An RGB image, larger by what the stage enlarges base images by.
+
+        Raises:
+            UsageError: the model has no super-resolution stage, or as of :meth:`scene`.
+            SatcascadeError: as of :meth:`scene`.
+        """
+        self.check_upscales()
+        base, sr = self.prepare({} if settings is None else {"sr": settings})
+        if low_res_log_snr is not None:
+            sr = replace(sr, low_res_log_snr=low_res_log_snr)
+        ratio = sr.image_size // base.image_size
+        size = (image.height * ratio, image.width * ratio)
+        plan = Scene([sr], size, SceneSettings(seed, overlap, False, batch_size), ratio)
+        regions = None if prompt is None else Regions.whole(prompt, *size)
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+        padding = (0, plan.width // ratio - image.width, 0, plan.height // ratio - image.height)
+        picture = F.pad(pixels[None], padding, mode="replicate")[0]
+        return Image.fromarray(self._make(plan, regions, None, None, picture=picture))
+
+    def check_upscales(self) -> None:
+        """Refuse to upscale without a super-resolution stage.
+
+        Raises:
+            UsageError: the model has none; one that has is named.
+        """
+        if self.sr_unet is None:
+            raise UsageError(
+                f"{self.name} has no super-resolution stage to upscale with: use a cascade of two stages, "
+                "such as --model rsdiff or one trained with the preset compact"
+            )
+
     def _make(
         self,
         plan: Scene,
-        regions: Regions,
+        regions: Regions | None,
         state: SceneState | None,
         on_state: OnState | None,
         known: KnownPicture | None = None,
+        picture: Tensor | None = None,
     ) -> npt.NDArray[np.uint8]:
-        text = self.encode(regions.captions).to(self._execution_device)
+        text = None if regions is None else self.encode(regions.captions).to(self._execution_device)
         with self.progress_bar(total=plan.calls(regions, state)) as progress:
             made = plan.sample(
                 text,
                 regions,
                 self.compute_dtype,
                 self._execution_device,
+                picture=picture,
                 known=known,
                 state=state,
                 hooks=Hooks(progress.update, on_state or (lambda _: None)),
