@@ -95,7 +95,7 @@ def test_a_tile_is_enlarged_as_the_cascade_enlarges_its_base_images(tiny_text_en
 
 def test_a_model_of_one_stage_names_one_that_can(tiny_text_encoder):
     with pytest.raises(
-        UsageError, match="no super-resolution stage .* such as --model rsdiff or one trained"
+        UsageError, match=r"no super-resolution stage .* such as --model rsdiff or one trained"
     ):
         tiny_latent_pipeline(tiny_text_encoder).upscale(picture())
 

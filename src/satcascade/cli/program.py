@@ -19,6 +19,7 @@ from satcascade.cli.evaluation import evaluate, report, sweep
 from satcascade.cli.sampling import sample
 from satcascade.cli.scenes import extend, scene
 from satcascade.cli.training import assemble, runs, train
+from satcascade.cli.upscaling import upscale
 from satcascade.cli.weights import convert, export
 from satcascade.errors import SatcascadeError
 
