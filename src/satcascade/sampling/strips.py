@@ -11,9 +11,10 @@ from satcascade.models.codec import Codec
 from satcascade.sampling.windows import Windows
 
 # Positions of what a stage diffuses: a window, what neighbours share, and what of that is context alone.
-_WINDOW = 64
-_OVERLAP = 24
-_CONTEXT = 6
+_WINDOW = 96
+_OVERLAP = 40
+# As far as a decoder of four blocks sees, of three convolutions each, with one before and one behind.
+_CONTEXT = 14
 
 
 def decoded_strips(codec: Codec, canvas: Tensor, wrap: bool = False) -> Iterator[tuple[int, Tensor]]:

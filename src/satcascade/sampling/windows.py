@@ -87,10 +87,14 @@ class Windows:
         """
         ramp = max(min(self.overlap, self.size / 2) - 2 * self.context, 0.5 / cell)
         place = (torch.arange(self.size * cell, dtype=torch.float64) + 0.5) / cell
-        from_end = torch.minimum(place, self.size - place) - self.context
-        # Never zero: at the ends of a canvas there is one window alone.
+        from_start, to_end = (each.repeat(len(self.starts), 1) for each in (place, self.size - place))
+        if not self.wrap:
+            # What ends with the canvas is not cut off.
+            from_start[0] = to_end[-1] = math.inf
+        from_end = torch.minimum(from_start, to_end) - self.context
+        # Never zero, so that some window counts wherever there is one.
         rising = (from_end / ramp).clamp(1e-6, 1)
-        weights = torch.sin(math.pi / 2 * rising).square().expand(len(self.starts), -1)
+        weights = torch.sin(math.pi / 2 * rising).square()
         positions = self.positions(cell)
         sums = torch.zeros(self.length * cell, dtype=torch.float64)
         sums.index_add_(0, positions.flatten(), weights.flatten())
