@@ -37,7 +37,7 @@ from satcascade.generation.provenance import (
 from satcascade.generation.scene_state import SceneStateFile
 from satcascade.io.files import written_whole
 from satcascade.io.folders import DescribedFolder, Difference
-from satcascade.io.hashing import sha256_of_file, sha256_of_text
+from satcascade.io.hashing import sha256_of_file
 from satcascade.io.locks import exclusive
 from satcascade.models.text import check_captions
 from satcascade.pipelines.cascade import CascadePipeline
@@ -148,8 +148,7 @@ class _SceneJob:
         if request.size is not None:
             settings["size"] = f"{request.size[1]}x{request.size[0]}"
         if isinstance(request.prompt, Regions):
-            labels = request.prompt.labels
-            settings["map"] = sha256_of_text(f"{labels.shape}{labels.tolist()}")
+            settings["map"] = request.prompt.fingerprint
         if request.extension is not None:
             source = request.extension.image
             settings |= {"extended": request.extension.sides, "source_sha256": sha256_of_file(source)}

@@ -255,7 +255,8 @@ def _text_of(file: Path) -> dict[str, str]:
     """The text fields of a picture; empty where it is not there, or cut short."""
     try:
         if file.suffix in _TIFF:
-            return read_geotiff_text(file)
+            # GDAL leaves out what is empty.
+            return {"Prompt": "", **read_geotiff_text(file)}
         with Image.open(file) as image:
             image.verify()
         return read_png_text(file)

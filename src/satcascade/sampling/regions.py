@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,7 +39,15 @@ class Regions:
     @classmethod
     def whole(cls, caption: str, height: int, width: int) -> Regions:
         """One caption for all of a picture."""
-        return cls((caption,), np.zeros((height, width), np.int64))
+        return cls((caption,), np.broadcast_to(np.int64(0), (height, width)))
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the SHA-256 over the labels and their shape."""
+        digest = hashlib.sha256(str(self.labels.shape).encode())
+        for row in self.labels:
+            digest.update(row.astype("<i4").tobytes())
+        return digest.hexdigest()[:16]
 
     @classmethod
     def of_boxes(
