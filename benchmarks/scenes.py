@@ -100,7 +100,7 @@ def seams(
         made = pipeline.scene(caption, size, seed=seed, overlap=overlap, wrap=wrap, settings=settings)
         picture = np.asarray(made)
         found["borders"].append(ratio(picture, lines))
-        if all(others):
+        if any(others):
             found["chance"].append(ratio(picture, others))
         found["edges"].append(ratio(np.tile(picture, (2, 2, 1)), [{size[0]}, {size[1]}]))
     return found

@@ -25,7 +25,6 @@ from satcascade.models.codec import PIXELS, Codec, LatentCodec
 from satcascade.models.text import TextEmbeddings, TextEncoder, load_text_encoder
 from satcascade.pipelines.output import CascadeOutput, OutputType, to_output
 from satcascade.pipelines.scenes import ScenePipeline
-from satcascade.pipelines.stored import StoredPipeline
 from satcascade.sampling.generators import image_generators
 from satcascade.sampling.loop import OnStep, sample_stage
 from satcascade.sampling.stage import Sampler, SamplingStage, prepare_stage
@@ -37,7 +36,7 @@ class TextEncoderWarning(UserWarning):
     """The text encoder at hand is not the one that a model was trained with."""
 
 
-class CascadePipeline(ScenePipeline, StoredPipeline):
+class CascadePipeline(ScenePipeline):
     """Text to image with a diffusion cascade (Saharia et al. 2022, "Imagen"), of pixels or of latents.
 
     Args:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from satcascade.config.stage_settings import StageName, StageSettings
 from satcascade.errors import UsageError
 from satcascade.models.text import TextEmbeddings
+from satcascade.pipelines.stored import StoredPipeline
 from satcascade.sampling.regions import Regions
 from satcascade.sampling.scene import Hooks, KnownPicture, Scene, SceneSettings, SceneState
 from satcascade.sampling.stage import SamplingStage
@@ -23,19 +25,25 @@ from satcascade.sampling.stage import SamplingStage
 OnState = Callable[[Callable[[], SceneState]], None]
 
 
-class ScenePipeline:
+class ScenePipeline(StoredPipeline):
     """The part of :class:`satcascade.pipelines.cascade.CascadePipeline` that makes pictures of any size."""
 
-    if TYPE_CHECKING:
-        name: str
-        sr_unet: Any
-        unet: Any
-        compute_dtype: torch.dtype
-        _execution_device: torch.device
-        encode: Callable[[str | Sequence[str]], TextEmbeddings]
-        prepare: Callable[..., list[SamplingStage]]
-        progress_bar: Callable[..., Any]
-        maybe_free_model_hooks: Callable[[], None]
+    sr_unet: Any
+
+    @property
+    @abstractmethod
+    def compute_dtype(self) -> torch.dtype:
+        """What the networks compute in."""
+
+    @abstractmethod
+    def encode(self, captions: str | Sequence[str]) -> TextEmbeddings:
+        """Embeddings of captions."""
+
+    @abstractmethod
+    def prepare(
+        self, settings: Mapping[StageName, StageSettings], stop_at: str | None = None
+    ) -> list[SamplingStage]:
+        """The stages, set to their steps."""
 
     def scene(
         self,
