@@ -18,7 +18,9 @@ from satcascade.cli.editing import edit
 from satcascade.cli.encode import encode
 from satcascade.cli.evaluation import evaluate, report, sweep
 from satcascade.cli.sampling import sample
+from satcascade.cli.scenes import extend, scene
 from satcascade.cli.training import assemble, runs, train
+from satcascade.cli.upscaling import upscale
 from satcascade.cli.weights import convert, export
 from satcascade.errors import SatcascadeError
 
@@ -53,20 +55,10 @@ def _options(
 
 
 # The order of the help.
-for _command in (
-    sample,
-    edit,
-    prepare,
-    encode,
-    train,
-    runs,
-    assemble,
-    convert,
-    export,
-    evaluate,
-    sweep,
-    report,
-):
+_MAKING = (sample, edit, scene, extend, upscale)
+_TRAINING = (prepare, encode, train, runs, assemble, convert, export)
+_MEASURING = (evaluate, sweep, report)
+for _command in (*_MAKING, *_TRAINING, *_MEASURING):
     app.command()(_command)
     if _command is train:
         app.command(_TRAIN_CODEC)(train_codec)

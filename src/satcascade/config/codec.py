@@ -70,8 +70,8 @@ class DecoderTraining(Phase):
             for a decoder that also serves stages trained on the teacher's latents. With a teacher only.
         texture_weight: weight of the error of the amount of texture, see
             :func:`satcascade.training.codec.losses.texture_error`.
-        adversarial_weight: weight of the adversarial gradient beside that of the other errors, both taken at the
-            decoded pixels and brought to the same norm, see :mod:`satcascade.training.codec.critic`.
+        adversarial_weight: weight of the adversarial gradient beside that of the other errors, both taken at
+            the decoded pixels and brought to the same norm, see :mod:`satcascade.training.codec.critic`.
         adversarial_after: steps of the decoder before which there is none.
         critic_learning_rate: learning rate of the critic that it comes from.
     """

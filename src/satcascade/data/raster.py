@@ -123,7 +123,7 @@ class RasterReader:
             SatcascadeError: rasterio is not installed.
         """
         try:
-            with _opened(encoded) as dataset:
+            with opened_raster(encoded) as dataset:
                 self._bands(dataset)
         except _BandError as error:
             raise UsageError(f"{name} {error}") from error
@@ -204,7 +204,7 @@ class RasterReader:
         return self.options.stretch or DEFAULT_STRETCH
 
     def _read(self, encoded: bytes) -> _Tile:
-        with _opened(encoded) as dataset:
+        with opened_raster(encoded) as dataset:
             bands = self._bands(dataset)
             values = dataset.read(bands)
             valid = dataset.read_masks(bands) > 0
@@ -255,7 +255,7 @@ def quiet_rasters() -> Iterator[None]:
 
 
 @contextmanager
-def _opened(encoded: bytes) -> Iterator[Any]:
+def opened_raster(encoded: bytes) -> Iterator[Any]:
     """A file opened with rasterio; what goes wrong with it in here is a ValueError.
 
     Raises:

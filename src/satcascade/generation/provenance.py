@@ -94,11 +94,15 @@ def read_png_text(path: Path) -> dict[str, str]:
 
 
 def manifest_line(path: Path) -> str:
-    """The line of the manifest, with its line break, that the text of an image holds."""
-    text = read_png_text(path)
+    """The line of the manifest, with its line break, that the text of a PNG file holds."""
+    return manifest_line_of(path.name, read_png_text(path))
+
+
+def manifest_line_of(name: str, text: Mapping[str, str]) -> str:
+    """The line of the manifest, with its line break, of an image file with these text fields."""
     more = json.loads(text["Settings"])
     line = {
-        "file": path.name,
+        "file": name,
         "index": more.pop("index"),
         "caption": text["Prompt"],
         "seed": int(text["Seed"]),

@@ -23,17 +23,17 @@ from satcascade.hardware.precision import autocast, compute_dtype
 from satcascade.models.codec import PIXELS, Codec, LatentCodec
 from satcascade.models.text import TextEmbeddings
 from satcascade.pipelines.callbacks import TENSOR_INPUTS, StepCallback, StepCallbacks
-from satcascade.pipelines.captioned import CaptionedPipeline
 from satcascade.pipelines.edit import ImageEdit, image_edit
 from satcascade.pipelines.image_input import ImageInput
 from satcascade.pipelines.output import CascadeOutput, OutputType, check_output_type, check_size, to_output
+from satcascade.pipelines.scenes import ScenePipeline
 from satcascade.sampling.edit import StageEdit, count_calls
 from satcascade.sampling.generators import image_generators
 from satcascade.sampling.loop import OnStep, sample_stage
 from satcascade.sampling.stage import Sampler, SamplingStage, prepare_stage
 
 
-class CascadePipeline(CaptionedPipeline):
+class CascadePipeline(ScenePipeline):
     """Text to image with a diffusion cascade (Saharia et al. 2022, "Imagen"), of pixels or of latents.
 
     Args:

@@ -1,0 +1,322 @@
+"""Pictures of any size: the stages of a cascade, each on a canvas of overlapping windows.
+
+MultiDiffusion (Bar-Tal et al. 2023): at every step the predictions in overlapping windows are averaged, and
+the solver takes one step for the whole canvas. What a stage has made is decoded in overlapping windows too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from satcascade.errors import SatcascadeError, UsageError
+from satcascade.hardware.precision import autocast
+from satcascade.models.denoiser import TextCondition
+from satcascade.models.text import TextEmbeddings
+from satcascade.sampling.canvas import CanvasPredictor, Known, LowResCanvas, tasks_of
+from satcascade.sampling.condition import Condition
+from satcascade.sampling.loop import denoise
+from satcascade.sampling.regions import Regions
+from satcascade.sampling.solver_state import Remembered, remember, remembered
+from satcascade.sampling.stage import SamplingStage
+from satcascade.sampling.strips import decoded_strips, encoded, picture_of
+from satcascade.sampling.windows import DEFAULT_OVERLAP, Blocks, Windows, overlapping
+
+# What an enlarged picture's edges need to see of the other side of a circle, in its own pixels.
+_RESIZE_MARGIN = 8
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """How a scene is made.
+
+    Attributes:
+        seed: of its noise, 0 to 2^63 - 1.
+        overlap: of neighbouring windows, as a share of a window: 0 to 0.75.
+        wrap: left and right, top and bottom are neighbours, so that the picture repeats without a seam.
+        batch_size: windows at once; changes pictures by float rounding only.
+
+    Raises:
+        UsageError: a number is out of its range.
+    """
+
+    seed: int = 0
+    overlap: float = DEFAULT_OVERLAP
+    wrap: bool = False
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"seed {self.seed} is out of range: give an integer from 0 to 2^63 - 1")
+        if self.batch_size < 1:
+            raise UsageError(f"batch size: {self.batch_size} is not possible, give 1 or more")
+        overlapping(4, 4, self.overlap)
+
+
+@dataclass(frozen=True)
+class SceneState:
+    """A scene on its way, after a step.
+
+    Attributes:
+        stage: that is at work.
+        done: steps that it has taken.
+        x: (N, C, side, side), the squares of its canvas (:class:`satcascade.sampling.windows.Blocks`).
+        solver: what its scheduler remembers, with
+        solver_tensors: the tensors of that.
+        picture: (3, h, w) in [-1, 1], which the stage enlarges; None in a first stage.
+    """
+
+    stage: str
+    done: int
+    x: Tensor
+    solver: Remembered
+    solver_tensors: dict[str, Tensor]
+    picture: Tensor | None
+
+
+@dataclass(frozen=True)
+class KnownPicture:
+    """The part of a scene that is there already and stays.
+
+    Attributes:
+        pixels: (3, H, W) in [-1, 1], of the whole scene; what is not known should go on smoothly, as an
+            encoder sees beyond the edge.
+        mask: (H, W) bool, where it is known.
+    """
+
+    pixels: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What is told of a scene on its way.
+
+    Attributes:
+        on_windows: after every batch of windows, how many it had.
+        on_step: after every step, with a function that gives the state to resume from.
+    """
+
+    on_windows: Callable[[int], None] = lambda _: None
+    on_step: Callable[[Callable[[], SceneState]], None] = lambda _: None
+
+
+class Scene:
+    """A picture of any size in the making.
+
+    Args:
+        stages: of a cascade, set to their steps; the super-resolution stage alone enlarges a picture.
+        size: height and width of the picture, in pixels.
+        settings: how it is made.
+        ratio: how many times larger it is than the picture that the first stage starts from, if it is
+            a super-resolution stage.
+
+    Attributes:
+        height, width: of the canvas, in pixels of the picture: where the size does not fit, a little more,
+            which is cut off in the end.
+
+    Raises:
+        UsageError: a side is less than 1 px, or does not fit a picture that wraps.
+    """
+
+    def __init__(
+        self, stages: Sequence[SamplingStage], size: tuple[int, int], settings: SceneSettings, ratio: int = 1
+    ):
+        self.stages, self.size, self.settings = list(stages), size, settings
+        unit = math.lcm(ratio, *(self.reduction(stage) * stage.codec.factor for stage in stages))
+        smallest = -(-stages[-1].image_size // unit) * unit
+        if min(size) < 1:
+            raise UsageError(f"a scene of {size[1]}x{size[0]} px is not possible: give 1 or more")
+        self.height, self.width = (max(-(-side // unit) * unit, smallest) for side in size)
+        if settings.wrap and (self.height, self.width) != size:
+            raise UsageError(
+                f"a scene of {size[1]}x{size[0]} px cannot wrap: both sides must be multiples of {unit} "
+                f"and at least {smallest}"
+            )
+
+    def reduction(self, stage: SamplingStage) -> int:
+        """How many times smaller the picture of a stage is than that of the last one."""
+        return self.stages[-1].image_size // stage.image_size
+
+    def positions(self, stage: SamplingStage) -> tuple[int, int]:
+        """Height and width of a stage's canvas, in positions."""
+        cell = self.reduction(stage) * stage.codec.factor
+        return self.height // cell, self.width // cell
+
+    def windows(self, stage: SamplingStage) -> tuple[Windows, Windows]:
+        """The windows of a stage's canvas, from top to bottom and from left to right."""
+        height, width = self.positions(stage)
+        settings, size = self.settings, stage.shape[-1]
+        return (
+            overlapping(height, size, settings.overlap, settings.wrap),
+            overlapping(width, size, settings.overlap, settings.wrap),
+        )
+
+    def calls(self, regions: Regions | None, state: SceneState | None = None) -> int:
+        """How many windows will be worked on, each caption in it and each step counted, from a state on."""
+        total = 0
+        for stage in self._left(state):
+            done = 0 if state is None or state.stage != stage.name else state.done
+            tasks = tasks_of(*self.windows(stage), self._masks(stage, regions))
+            total += len(tasks) * (len(stage.steps) - done)
+        return total
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        text: TextEmbeddings | None,
+        regions: Regions | None,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        picture: Tensor | None = None,
+        known: KnownPicture | None = None,
+        state: SceneState | None = None,
+        hooks: Hooks | None = None,
+    ) -> npt.NDArray[np.uint8]:
+        """Make the picture.
+
+        Args:
+            text: embeddings of the captions of ``regions``; None for no caption, where nothing is guided.
+            regions: which caption is where; None where there is one caption or none.
+            dtype: what the networks compute in.
+            device: where they are.
+            picture: (3, h, w) in [-1, 1], of the canvas' size divided by ``ratio``, which the first stage
+                enlarges; None where that is a base stage.
+            known: what is there already, of the canvas' size.
+            state: to go on from, of the same scene.
+            hooks: told of windows and steps.
+
+        Returns:
+            (H, W, 3) uint8.
+
+        Raises:
+            UsageError: a scheduler bounds pictures as a whole.
+            SatcascadeError: the device's memory is full, or a network's output is not finite.
+        """
+        hooks = hooks or Hooks()
+        stages = self._left(state)
+        picture = picture if state is None else state.picture
+        for stage in stages:
+            with autocast(dtype, device):
+                canvas = self._run(stage, text, regions, device, picture, known, state, hooks)
+                if stage is not stages[-1]:
+                    picture = picture_of(stage.codec, canvas, self.settings.wrap)
+            state = None
+        height, width = self.size
+        made = np.empty((height, width, 3), np.uint8)
+        with autocast(dtype, device):
+            for top, strip in decoded_strips(stages[-1].codec, canvas, self.settings.wrap):
+                rows = made[top : top + strip.shape[1]]
+                levels = ((strip + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
+                rows[:] = levels[: len(rows), :width].numpy()
+        return made
+
+    def _run(
+        self,
+        stage: SamplingStage,
+        text: TextEmbeddings | None,
+        regions: Regions | None,
+        device: torch.device,
+        picture: Tensor | None,
+        known: KnownPicture | None,
+        state: SceneState | None,
+        hooks: Hooks,
+    ) -> Tensor:
+        """The canvas (C, H, W) that a stage has made."""
+        blocks = Blocks(*self.positions(stage), max(stage.shape[-1] // 2, 1), self.settings.seed)
+        condition, stage = _condition(stage, text, device)
+        low_res = None
+        if picture is not None:
+            noise = blocks.join(blocks.noise(stage.shape[0], f"{stage.name}/low_res", device))
+            low_res = LowResCanvas(self._enlarged(stage, picture).to(device), noise)
+        masks = self._masks(stage, regions)
+        predictor = CanvasPredictor(
+            stage,
+            condition,
+            None if masks is None else masks.to(device),
+            *self.windows(stage),
+            blocks,
+            self.settings.batch_size,
+            low_res,
+            None if known is None else self._known(stage, known, device),
+            hooks.on_windows,
+        )
+        if state is None:
+            done = 0
+            x = blocks.noise(stage.shape[0], f"{stage.name}/first", device) * stage.scheduler.init_noise_sigma
+        else:
+            done, x = state.done, state.x.to(device)
+            remember(stage.scheduler, state.solver, state.solver_tensors, device)
+        generators = blocks.generators(f"{stage.name}/{done}")
+
+        def after_step(number: int, x: Tensor) -> Tensor:
+            count = done + number + 1
+            # Each step's noise has a name of its own: a resumed scene draws what it would have drawn.
+            blocks.reseed(generators, f"{stage.name}/{count}")
+            hooks.on_step(
+                lambda: SceneState(stage.name, count, x.cpu(), *remembered(stage.scheduler), picture)
+            )
+            return x
+
+        left = replace(stage, steps=stage.steps[done:])
+        # The predictor takes what the network is given from the windows: the loop needs none of it.
+        whole = Condition(1, condition, None)
+        canvas = blocks.join(denoise(left, whole, x, generators, after_step, predictor))
+        if not torch.isfinite(canvas).all():
+            raise SatcascadeError(
+                f"the {stage.name} stage produced numbers that are not finite: its weights are damaged, or "
+                "the precision is too low (try float32)"
+            )
+        return canvas
+
+    def _left(self, state: SceneState | None) -> list[SamplingStage]:
+        """The stages that a scene has still to go through."""
+        names: list[str] = [stage.name for stage in self.stages]
+        return self.stages[0 if state is None else names.index(state.stage) :]
+
+    def _masks(self, stage: SamplingStage, regions: Regions | None) -> Tensor | None:
+        if regions is None or len(regions.captions) == 1:
+            return None
+        return regions.masks(*self.positions(stage), self.reduction(stage) * stage.codec.factor)
+
+    def _enlarged(self, stage: SamplingStage, picture: Tensor) -> Tensor:
+        """A picture (3, h, w), resized to the pixels of a stage as its network was trained with."""
+        height, width = (side * stage.codec.factor for side in self.positions(stage))
+        ratio, mode = height // picture.shape[1], stage.denoiser.config.low_res_resize
+        margin = _RESIZE_MARGIN if self.settings.wrap else 0
+        # By way of [0, 1], as in the sampling of single images.
+        source = F.pad(((picture + 1) * 0.5 * 2 - 1)[None], (margin,) * 4, mode="circular")
+        aligned = None if mode == "nearest" else False
+        size = (height + 2 * margin * ratio, width + 2 * margin * ratio)
+        enlarged = F.interpolate(source, size=size, mode=mode, align_corners=aligned)[0]
+        cut = margin * ratio
+        return enlarged[:, cut : cut + height, cut : cut + width]
+
+    def _known(self, stage: SamplingStage, known: KnownPicture, device: torch.device) -> Known:
+        """What is known of a stage's canvas: positions all of whose pixels are known."""
+        reduction, factor = self.reduction(stage), stage.codec.factor
+        pixels = F.avg_pool2d(known.pixels[None], reduction)[0]
+        cell = reduction * factor
+        mask = F.avg_pool2d(known.mask[None].float(), cell)[0] > 1 - 0.5 / cell**2
+        return Known(encoded(stage.codec, pixels.to(device)).to(device), mask.to(device))
+
+
+def _condition(
+    stage: SamplingStage, text: TextEmbeddings | None, device: torch.device
+) -> tuple[TextCondition, SamplingStage]:
+    """What a stage's network is told of the captions, and the stage, unguided where there are none."""
+    if text is not None:
+        return Condition.of(stage, text, None).text, stage
+    network = stage.denoiser
+    none = torch.zeros(1, 1, network.config.text_dim, dtype=network.dtype, device=device)
+    yes = torch.ones(1, 1, dtype=torch.bool, device=device)
+    steps = [replace(step, guided=False) for step in stage.steps]
+    return network.encode_text(none, yes, ~yes[0]), replace(stage, steps=steps)
