@@ -18,6 +18,7 @@ from satcascade.cli.encode import encode
 from satcascade.cli.evaluation import evaluate, report, sweep
 from satcascade.cli.sampling import sample
 from satcascade.cli.training import assemble, runs, train
+from satcascade.cli.web import web
 from satcascade.cli.weights import convert, export
 from satcascade.errors import SatcascadeError
 
@@ -52,7 +53,8 @@ def _options(
 
 
 # The order of the help.
-for _command in (sample, prepare, encode, train, runs, assemble, convert, export, evaluate, sweep, report):
+_COMMANDS = (sample, web, prepare, encode, train, runs, assemble, convert, export, evaluate, sweep, report)
+for _command in _COMMANDS:
     app.command()(_command)
     if _command is train:
         app.command(_TRAIN_CODEC)(train_codec)
