@@ -54,7 +54,7 @@ def compare_tab(backend: Backend) -> None:
             )
 
     def compare(
-        caption: str, guidance: str, seeds: str, *settings: Any, request: gr.Request
+        request: gr.Request, caption: str, guidance: str, seeds: str, *settings: Any
     ) -> Iterator[Parts]:
         scales: tuple[float, ...] = ()
         rows: tuple[int, ...] = ()

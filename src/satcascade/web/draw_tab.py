@@ -46,7 +46,7 @@ def draw_tab(backend: Backend) -> gr.Gallery:
             )
 
     def draw(
-        caption: str, seed: float, number: float, earlier: Any, *settings: Any, request: gr.Request
+        request: gr.Request, caption: str, seed: float, number: float, earlier: Any, *settings: Any
     ) -> Iterator[Parts]:
         def begin() -> Any:
             chosen = whole(seed, "the seed")
