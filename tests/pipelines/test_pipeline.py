@@ -22,12 +22,13 @@ from satcascade.diffusion.schedulers import log_snr_at, make_scheduler, swap_sch
 from satcascade.diffusion.solvers import SOLVERS
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.models.denoiser import resize_low_res
-from satcascade.models.rsdiff_unet import RSDiffUNet
-from satcascade.pipelines import cascade as pipeline_module
-from satcascade.pipelines.cascade import CascadePipeline, TextEncoderWarning
+from satcascade.pipelines import captioned as pipeline_module
+from satcascade.pipelines.captioned import TextEncoderWarning
+from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.sampling import loop
 from satcascade.zoo import load_pipeline
 from tiny_cascade import fill, tiny_pipeline, tiny_unet
+from tiny_rsdiff import rsdiff_pipeline
 
 # diffusers calls NumPy in ways that NumPy 2 warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -229,18 +230,6 @@ def test_prediction_types_make_the_same_pictures(tiny_text_encoder, name):
 
 
 # RSDiff's networks
-
-
-def rsdiff_pipeline(text_encoder: str, **changes: object) -> CascadePipeline:
-    layout = {"width": 8, "width_multipliers": [1, 2], "blocks": 1, "heads": 2, "head_dim": 4, "cond_dim": 8}
-    layout |= {"self_attention": False, "cross_attention": [False, True], "text_dim": 16}
-    networks = {}
-    for name, more in (("unet", {"sample_size": 16}), ("sr_unet", {"sample_size": 32, "low_res": True})):
-        torch.manual_seed(len(networks))
-        networks[name] = RSDiffUNet(**layout, **more).eval()
-        torch.nn.init.normal_(networks[name].out.weight, std=0.1)
-    options = {"scheduler": RSDiffScheduler(), "sr_scheduler": None, "clip_x0": "dynamic", **networks}
-    return tiny_pipeline(text_encoder, **options, **changes)
 
 
 def test_rsdiff_networks_are_sampled_by_every_scheduler(tiny_text_encoder):

@@ -35,6 +35,12 @@ def _not_negative(option: typer.CallbackParam, value: float | None) -> float | N
     return value
 
 
+def _share(option: typer.CallbackParam, value: float | None) -> float | None:
+    if value is not None and not 0 <= value <= 1:
+        raise UsageError(f"{option.opts[-1]} {value} is not possible: give 0 to 1")
+    return value
+
+
 def count(about: str, *names: str) -> Any:
     """An option that takes an integer of 1 or more."""
     return typer.Option(*names, callback=_one_or_more, metavar="N", help=about)
@@ -43,6 +49,11 @@ def count(about: str, *names: str) -> Any:
 def amount(about: str) -> Any:
     """An option that takes a number of 0 or more."""
     return typer.Option(callback=_not_negative, metavar="X", help=about)
+
+
+def share(about: str) -> Any:
+    """An option that takes a number from 0 to 1."""
+    return typer.Option(callback=_share, metavar="X", help=about)
 
 
 def _seed(value: int) -> int:

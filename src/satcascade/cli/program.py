@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from satcascade.cli.codec import train_codec
 from satcascade.cli.data import prepare
+from satcascade.cli.editing import edit
 from satcascade.cli.encode import encode
 from satcascade.cli.evaluation import evaluate, report, sweep
 from satcascade.cli.sampling import sample
@@ -53,8 +54,21 @@ def _options(
 
 
 # The order of the help.
-_COMMANDS = (sample, web, prepare, encode, train, runs, assemble, convert, export, evaluate, sweep, report)
-for _command in _COMMANDS:
+for _command in (
+    sample,
+    edit,
+    web,
+    prepare,
+    encode,
+    train,
+    runs,
+    assemble,
+    convert,
+    export,
+    evaluate,
+    sweep,
+    report,
+):
     app.command()(_command)
     if _command is train:
         app.command(_TRAIN_CODEC)(train_codec)

@@ -122,9 +122,7 @@ def sample(
     report = generate(pipeline, request, progress=not quiet)
     # Of several processes the one that started them tells what all have made.
     if not quiet and processes == 1:
-        state = "" if report.complete else f"; {report.total} in the whole run, not all there yet"
-        kept = f", {report.kept} were there" if report.kept else ""
-        print(f"{report.made} images in {report.out} ({report.seconds:.1f} s{kept}){state}")
+        print(report.summary)
 
 
 def _has_gpus() -> bool:

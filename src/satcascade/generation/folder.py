@@ -34,7 +34,9 @@ class GeneratedFolder:
         self.path = path
         self._job = job
         self._columns = columns
-        self._described = DescribedFolder(path, RUN_FILE, "run of 'satcascade sample'", words=_words)
+        self._described = DescribedFolder(
+            path, RUN_FILE, "run of 'satcascade sample' or 'edit'", words=_words
+        )
 
     def shard_lock(self, shard: Shard) -> AbstractContextManager[None]:
         """Keep other processes from making the same shard.
@@ -142,9 +144,9 @@ def _write_grid(path: Path, files: Sequence[Path], columns: int | None) -> None:
     columns = min(columns or math.ceil(math.sqrt(len(shown))), len(shown))
     rows = math.ceil(len(shown) / columns)
     with Image.open(shown[0]) as first:
-        cell = first.width + _GRID_GAP
-    sheet = Image.new("RGB", (columns * cell - _GRID_GAP, rows * cell - _GRID_GAP), "white")
+        width, height = first.width + _GRID_GAP, first.height + _GRID_GAP
+    sheet = Image.new("RGB", (columns * width - _GRID_GAP, rows * height - _GRID_GAP), "white")
     for place, file in enumerate(shown):
         with Image.open(file) as image:
-            sheet.paste(image, (place % columns * cell, place // columns * cell))
+            sheet.paste(image, (place % columns * width, place // columns * height))
     write_png(path, sheet, {"Software": SOFTWARE, "Notice": NOTICE})

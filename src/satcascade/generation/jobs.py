@@ -20,7 +20,8 @@ from satcascade.formats.generated_folder import FORMAT
 from satcascade.generation.embeddings import CaptionEmbeddings
 from satcascade.generation.provenance import NOTICE, SOFTWARE, sampling_settings, versions
 from satcascade.io.hashing import sha256_of_text
-from satcascade.pipelines.cascade import CascadePipeline, StepCallback
+from satcascade.pipelines.callbacks import StepCallback
+from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.seeds import derived_seed
 
 
@@ -64,6 +65,8 @@ class TextToImage:
         self._seed = seed
         self._stages = stages
         self._stop_at = stop_at
+        # Further arguments of the pipeline's call.
+        self._call: Mapping[str, Any] = {}
         self._embeddings = CaptionEmbeddings(pipeline, captions)
 
     def caption(self, index: int) -> str:
@@ -96,6 +99,11 @@ class TextToImage:
             "settings": self.settings,
         }
 
+    @property
+    def steps(self) -> int:
+        """How many network calls an image takes, or a batch at once."""
+        return sum(len(stage.steps) for stage in self.pipeline.prepare(self._stages, self._stop_at))
+
     def sample(self, batch: range, on_step: StepCallback | None = None) -> list[Image.Image]:
         """Make images, given by their numbers.
 
@@ -114,6 +122,7 @@ class TextToImage:
                 settings=self._stages,
                 stop_at=self._stop_at,
                 callback_on_step_end=on_step,
+                **self._call,
             )
         except torch.OutOfMemoryError as error:
             raise SatcascadeError(

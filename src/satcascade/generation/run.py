@@ -26,6 +26,8 @@ from typing import Literal
 from satcascade.config.stage_settings import StageName, StageSettings, check_stages
 from satcascade.data.captions import Captions
 from satcascade.errors import UsageError
+from satcascade.generation.edit_source import EditSource
+from satcascade.generation.edits import ImageEdits
 from satcascade.generation.folder import GeneratedFolder
 from satcascade.generation.jobs import TextToImage
 from satcascade.generation.shard import Shard
@@ -47,6 +49,7 @@ class GenerationRequest:
         stages: steps, guidance and scheduler of the stages, by their names; what is left out is the model's.
         stop_at: ``base`` leaves super-resolution out.
         columns: of the contact sheet; None makes it as square as it gets.
+        edit: the image to make them of; None makes new ones.
 
     Raises:
         UsageError: a number is out of its range.
@@ -61,6 +64,7 @@ class GenerationRequest:
     stages: Mapping[StageName, StageSettings] = field(default_factory=dict)
     stop_at: Literal["base"] | None = None
     columns: int | None = None
+    edit: EditSource | None = None
 
     def __post_init__(self) -> None:
         positive = {
@@ -98,6 +102,13 @@ class GenerationReport:
     complete: bool
     seconds: float
 
+    @property
+    def summary(self) -> str:
+        """The report in one line."""
+        state = "" if self.complete else f"; {self.total} in the whole run, not all there yet"
+        kept = f", {self.kept} were there" if self.kept else ""
+        return f"{self.made} images in {self.out} ({self.seconds:.1f} s{kept}){state}"
+
 
 def generate(
     pipeline: CascadePipeline, request: GenerationRequest, *, progress: bool = True
@@ -115,13 +126,12 @@ def generate(
         progress: show a progress bar on the error stream.
 
     Raises:
-        UsageError: the folder holds a run with other settings (the difference is named), or something else.
+        UsageError: the folder holds a run with other settings (the difference is named), or something else;
+            or the image to edit cannot be edited.
         SatcascadeError: the disk is full, the device's memory is, another process works on the same
             shard, or the text encoder cannot be had.
     """
-    job = TextToImage(
-        pipeline, request.captions, request.per_caption, request.seed, request.stages, request.stop_at
-    )
+    job = _job(pipeline, request)
     folder = GeneratedFolder(request.out, job, request.columns)
     shard, started = request.shard, time.monotonic()
     batches = shard.batches(job.total, request.batch_size)
@@ -136,6 +146,13 @@ def generate(
             complete = folder.close(shard, indices)
     seconds = time.monotonic() - started
     return GenerationReport(request.out, made, len(indices) - made, job.total, complete, seconds)
+
+
+def _job(pipeline: CascadePipeline, request: GenerationRequest) -> TextToImage:
+    what = (request.captions, request.per_caption, request.seed, request.stages, request.stop_at)
+    if request.edit is None:
+        return TextToImage(pipeline, *what)
+    return ImageEdits(pipeline, *what, request.edit)
 
 
 def _make_missing(job: TextToImage, folder: GeneratedFolder, batches: Sequence[range], progress: bool) -> int:

@@ -99,7 +99,7 @@ class TextEncoder:
             Embeddings (B, L, D), padded to the longest caption of the batch, on the encoder's device.
 
         Raises:
-            UsageError: a caption is empty.
+            UsageError: a caption is empty, or no text.
 
         Warns:
             CaptionTruncatedWarning: a caption has more than ``max_length`` tokens and is cut there.
@@ -129,14 +129,31 @@ class TextEncoder:
         return TextEmbeddings(embeddings.clone(), mask.clone())
 
 
-def check_captions(captions: Sequence[str]) -> None:
-    """Refuse a batch that holds no captions or an empty one.
+def check_texts(texts: Sequence[Any], what: str = "caption") -> None:
+    """Refuse a list in which something is no text.
+
+    Args:
+        texts: what is given.
+        what: what the texts are to be, for the message.
 
     Raises:
-        UsageError: naming the position of the empty caption.
+        UsageError: naming the position and the type.
+    """
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            kind = "None" if text is None else f"of type {type(text).__name__}"
+            raise UsageError(f"{what} {position + 1} of {len(texts)} is {kind}: give a text")
+
+
+def check_captions(captions: Sequence[str]) -> None:
+    """Refuse a batch that holds no captions, or one that is empty or no text.
+
+    Raises:
+        UsageError: naming the position of that caption.
     """
     if not captions:
         raise UsageError("no captions: give at least one")
+    check_texts(captions)
     for position, caption in enumerate(captions):
         if not caption.strip():
             raise UsageError(

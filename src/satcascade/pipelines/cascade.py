@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -22,21 +21,19 @@ from satcascade.diffusion.schedulers import swap_scheduler
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.hardware.precision import autocast, compute_dtype
 from satcascade.models.codec import PIXELS, Codec, LatentCodec
-from satcascade.models.text import TextEmbeddings, TextEncoder, load_text_encoder
-from satcascade.pipelines.output import CascadeOutput, OutputType, to_output
-from satcascade.pipelines.stored import StoredPipeline
+from satcascade.models.text import TextEmbeddings
+from satcascade.pipelines.callbacks import TENSOR_INPUTS, StepCallback, StepCallbacks
+from satcascade.pipelines.captioned import CaptionedPipeline
+from satcascade.pipelines.edit import ImageEdit, image_edit
+from satcascade.pipelines.image_input import ImageInput
+from satcascade.pipelines.output import CascadeOutput, OutputType, check_output_type, check_size, to_output
+from satcascade.sampling.edit import StageEdit, count_calls
 from satcascade.sampling.generators import image_generators
 from satcascade.sampling.loop import OnStep, sample_stage
 from satcascade.sampling.stage import Sampler, SamplingStage, prepare_stage
 
-StepCallback = Callable[["CascadePipeline", int, Tensor, dict[str, Any]], "dict[str, Any] | None"]
 
-
-class TextEncoderWarning(UserWarning):
-    """The text encoder at hand is not the one that a model was trained with."""
-
-
-class CascadePipeline(StoredPipeline):
+class CascadePipeline(CaptionedPipeline):
     """Text to image with a diffusion cascade (Saharia et al. 2022, "Imagen"), of pixels or of latents.
 
     Args:
@@ -74,8 +71,8 @@ class CascadePipeline(StoredPipeline):
     model_cpu_offload_seq = "unet->sr_unet->vae"
     _optional_components = ["sr_unet", "sr_scheduler", "vae"]  # noqa: RUF012 (diffusers reads a plain list)
     _network_names = ("unet", "sr_unet", "vae")
+    _callback_tensor_inputs = TENSOR_INPUTS
 
-    unet: Any
     scheduler: Any
     sr_unet: Any
     sr_scheduler: Any
@@ -126,43 +123,9 @@ class CascadePipeline(StoredPipeline):
             vae_fingerprint=vae_fingerprint,
         )
         self.precision = "float32"
-        self._text_encoder: TextEncoder | None = None
         self._latent_codec: LatentCodec | None = None
         for stage in self.stage_names:
             self.codec(stage)
-
-    @property
-    def text_encoder(self) -> TextEncoder:
-        """The frozen text encoder, loaded when it is first asked for.
-
-        Raises:
-            SatcascadeError: its weights cannot be had, or it is not the kind the networks were made for.
-        """
-        if self._text_encoder is None:
-            # Its parameters must be ordinary tensors, even when the first caption meets a running pipeline.
-            with torch.inference_mode(False):
-                self.text_encoder = load_text_encoder(self.config.text_encoder, self.device)
-        assert self._text_encoder is not None
-        return self._text_encoder
-
-    @text_encoder.setter
-    def text_encoder(self, encoder: TextEncoder) -> None:
-        expected = self.unet.config.text_dim
-        if encoder.dim != expected:
-            raise SatcascadeError(
-                f"text encoder '{encoder.name}' gives {encoder.dim} numbers a token, this model takes "
-                f"{expected}: use the encoder it was trained with"
-            )
-        trained_with = self.config.text_encoder_fingerprint
-        if trained_with is not None and encoder.fingerprint != trained_with:
-            warnings.warn(
-                f"text encoder '{encoder.name}' is not the one this model was trained with (fingerprint "
-                f"{encoder.fingerprint}, not {trained_with}): pictures may not follow their captions",
-                TextEncoderWarning,
-                stacklevel=2,
-            )
-        self._text_encoder = encoder
-        self.register_to_config(text_encoder=encoder.name)
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -206,22 +169,21 @@ class CascadePipeline(StoredPipeline):
             self._latent_codec = codec
         return self._latent_codec
 
-    def encode(self, captions: str | Sequence[str]) -> TextEmbeddings:
-        """Embed captions with the pipeline's frozen text encoder, on the pipeline's device.
-
-        Raises:
-            UsageError: a caption is empty.
-            SatcascadeError: the encoder's weights cannot be had.
-        """
-        captions = [captions] if isinstance(captions, str) else list(captions)
-        return self.text_encoder.to(self.device)(captions)
-
     @torch.inference_mode()
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
         *,
         prompt_embeds: TextEmbeddings | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_images_per_prompt: int = 1,
+        image: ImageInput | None = None,
+        mask_image: ImageInput | None = None,
+        strength: float | None = None,
+        resampling: int = 1,
+        feather: int | None = None,
         num_inference_steps: int | None = None,
         sr_num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -234,8 +196,14 @@ class CascadePipeline(StoredPipeline):
         output_type: OutputType = "pil",
         return_dict: bool = True,
         callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = TENSOR_INPUTS,
     ) -> CascadeOutput | tuple[Any, Any]:
-        """Make one image a caption.
+        """Make images of captions, new ones or out of images that are given.
+
+        With ``image``, each stage starts from the image at its own resolution, noised to the level that
+        ``strength`` says (Meng et al. 2022, "SDEdit"). With ``mask_image``, only what is white in it is
+        remade (Lugmayr et al. 2022, "RePaint", see :mod:`satcascade.sampling.edit`), and all other pixels
+        of the result are those of the image, exactly.
 
         Every image draws its noise from a generator of its own, in this order: the first noise of the base
         stage, the noise of its steps (stochastic schedulers only), the noise on the low-resolution input,
@@ -243,8 +211,21 @@ class CascadePipeline(StoredPipeline):
         its caption, and not on what else is in the batch (up to float rounding).
 
         Args:
-            prompt: a caption, or B of them.
-            prompt_embeds: embeddings of B captions instead, from :meth:`encode`.
+            prompt: a caption, or several.
+            height: pixels of the images from top to bottom; a model makes one size, others are refused.
+            width: likewise from left to right.
+            prompt_embeds: embeddings of captions instead, from :meth:`encode`.
+            negative_prompt: what guidance leads away from, in the place of the null caption: one text for
+                all captions, or one each; an empty one is the null caption. Without guidance it says nothing.
+            num_images_per_prompt: images of each caption, one after the other; B in all.
+            image: what to edit, of the size that the model makes: a PIL image, an array (S, S, 3) of bytes, a
+                tensor (3, S, S) in [0, 1], a batch or a list of these; one for all captions, or one each.
+            mask_image: white where the image is remade; a PIL image, an array or a tensor of one channel.
+            strength: 0 (the image as its codec holds it) to 1 (nothing of it, but outside of a mask): the
+                share of the steps that is taken. By default 1 with a mask and 0.8 without.
+            resampling: with a mask, how often each stretch of the steps is taken (RePaint's jumps): with 2
+                and more, what is made has time to fit what is there, and takes as many times as long.
+            feather: with a mask, over how many pixels inside of its edge what is made fades in; by default 8.
             num_inference_steps: steps of the base stage; by default ``config.base_steps``.
             sr_num_inference_steps: steps of the super-resolution stage; by default ``config.sr_steps``.
             guidance_scale: of the base stage; by default ``config.base_guidance``. 1 is no guidance.
@@ -255,10 +236,12 @@ class CascadePipeline(StoredPipeline):
             stop_at: ``base`` leaves super-resolution out.
             base_images: (B, 3, h, w) in [0, 1], to be super-resolved as they are; the base stage is left out.
             settings: steps, guidance and scheduler of the stages by their names, instead of the four numbers.
-            output_type: ``pil``, ``np`` or ``pt``, see :class:`CascadeOutput`.
+            output_type: ``pil``, ``np``, ``pt`` or ``latent``, see :class:`CascadeOutput`.
             return_dict: otherwise a tuple ``(images, base_images)``.
             callback_on_step_end: called as ``callback(pipeline, step, timestep, {"stage": "base" or "sr",
-                "sample": x})`` after each step; a ``"sample"`` in the dictionary it returns replaces x.
+                "latents": x, "sample": x})`` after each step; a ``"latents"`` or ``"sample"`` in the
+                dictionary it returns replaces x.
+            callback_on_step_end_tensor_inputs: which of the two it is shown.
 
         Returns:
             The images, in the order of the captions.
@@ -266,6 +249,9 @@ class CascadePipeline(StoredPipeline):
         Raises:
             UsageError: an argument is out of range, or a scheduler does not fit.
             SatcascadeError: the text encoder cannot be had, or the network's output is not finite.
+
+        Warns:
+            FullMaskWarning: a mask is white everywhere.
         """
         by_argument: dict[StageName, StageSettings] = {
             "base": StageSettings(num_inference_steps, guidance_scale),
@@ -276,46 +262,50 @@ class CascadePipeline(StoredPipeline):
         elif set(by_argument.values()) != {StageSettings()}:
             raise UsageError("give settings of the stages, or numbers of steps and guidance scales, not both")
         stages = self.prepare(settings, stop_at)
-        if output_type not in ("pil", "np", "pt"):
-            raise UsageError(f"unknown output type '{output_type}': choose one of pil, np, pt")
-        text = self._text(prompt, prompt_embeds)
+        check_output_type(output_type)
+        check_size(stages[-1].image_size, height, width)
+        callbacks = None
+        if callback_on_step_end is not None:
+            callbacks = StepCallbacks(self, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        text = self._captions(prompt, prompt_embeds, num_images_per_prompt)
+        negative = self._negative_captions(negative_prompt, len(text), num_images_per_prompt)
         generators = image_generators(len(text), generator, seeds)
+        edit = image_edit(
+            len(text) // num_images_per_prompt,
+            num_images_per_prompt,
+            stages[-1],
+            image=image,
+            mask_image=mask_image,
+            strength=strength,
+            resampling=resampling,
+            feather=feather,
+        )
         if base_images is not None:
+            if edit is not None:
+                raise UsageError("give base_images to enlarge, or an image to edit, not both")
             if len(stages) < 2 or len(base_images) != len(text):
                 raise UsageError("base_images need a super-resolution stage, and one caption an image")
             stages = stages[1:]
-        with self.progress_bar(total=sum(len(stage.steps) for stage in stages)) as progress:
+        edits = [None if edit is None else self._of_stage(edit, stage) for stage in stages]
+        with self.progress_bar(total=sum(map(count_calls, stages, edits))) as progress:
 
             def after_step(stage: SamplingStage, step: int, x: Tensor) -> Tensor:
                 progress.update()
-                if callback_on_step_end is None:
-                    return x
-                state: dict[str, Any] = {"stage": stage.name, "sample": x}
-                timestep = stage.steps[step].timestep
-                return (callback_on_step_end(self, step, timestep, state) or state).get("sample", x)
+                return x if callbacks is None else callbacks(stage, step, x)
 
-            base = None if base_images is None else base_images.to(self._execution_device).float() * 2 - 1
-            images = base
-            for stage in stages:
-                images = self._run(stage, text, generators, images, partial(after_step, stage))
-                base = images if base is None else base
-        assert images is not None
-        assert base is not None
-        made, made_base = to_output(images, output_type), to_output(base, output_type)
+            images = None if base_images is None else base_images.to(self._execution_device).float() * 2 - 1
+            made = [] if images is None else [images]
+            for stage, stage_edit in zip(stages, edits, strict=True):
+                diffused = self._diffuse(
+                    stage, text, negative, generators, images, stage_edit, partial(after_step, stage)
+                )
+                images = self._decode(stage, diffused)
+                images = images if edit is None else edit.blended(images)
+                # Pixels are what they decode to: bounded.
+                made.append(diffused if output_type == "latent" and not stage.codec.bounded else images)
+        final, base = to_output(made[-1], output_type), to_output(made[0], output_type)
         self.maybe_free_model_hooks()
-        return CascadeOutput(images=made, base_images=made_base) if return_dict else (made, made_base)
-
-    def _text(self, prompt: str | Sequence[str] | None, embeds: TextEmbeddings | None) -> TextEmbeddings:
-        if (prompt is None) == (embeds is None):
-            raise UsageError("give either captions (prompt) or their embeddings (prompt_embeds)")
-        if embeds is not None:
-            return embeds.to(self._execution_device)
-        assert prompt is not None
-        captions = [prompt] if isinstance(prompt, str) else list(prompt)
-        # A caption that comes several times is read once.
-        distinct = list(dict.fromkeys(captions))
-        text = self.encode(distinct).to(self._execution_device)
-        return text[[distinct.index(caption) for caption in captions]]
+        return CascadeOutput(images=final, base_images=base) if return_dict else (final, base)
 
     def prepare(
         self, settings: Mapping[StageName, StageSettings], stop_at: str | None = None
@@ -362,23 +352,33 @@ class CascadePipeline(StoredPipeline):
             config[f"{stage}_guidance"] if settings.guidance is None else settings.guidance,
         )
 
-    def _run(
+    def _diffuse(
         self,
         stage: SamplingStage,
         text: TextEmbeddings,
+        negative: TextEmbeddings | None,
         generators: list[torch.Generator],
         images: Tensor | None,
+        edit: StageEdit | None,
         on_step: OnStep,
     ) -> Tensor:
-        """Images (B, 3, S, S) in [-1, 1] of one stage; ``images`` are those it starts from, if any."""
-        made = sample_stage(stage, text, generators, images, self.compute_dtype, on_step)
+        """What a stage diffuses (B, C, S, S), made; ``images`` are those it enlarges, if any."""
+        made = sample_stage(stage, text, generators, images, self.compute_dtype, on_step, negative, edit)
         if not torch.isfinite(made).all():
             raise SatcascadeError(
                 f"the {stage.name} stage of {self.name} produced numbers that are not finite: its weights "
                 "are damaged, or the precision is too low (try float32)"
             )
-        with autocast(self.compute_dtype, made.device):
-            return stage.codec.decode(made).float()
+        return made
+
+    def _of_stage(self, edit: ImageEdit, stage: SamplingStage) -> StageEdit:
+        with autocast(self.compute_dtype, edit.images.device):
+            return edit.of_stage(stage)
+
+    def _decode(self, stage: SamplingStage, diffused: Tensor) -> Tensor:
+        """Images (B, 3, S, S) in [-1, 1] of what a stage has made."""
+        with autocast(self.compute_dtype, diffused.device):
+            return stage.codec.decode(diffused).float()
 
 
 # DiffusionPipeline.from_pretrained looks the class of a saved pipeline up in diffusers' own namespace.

@@ -46,7 +46,8 @@ class Condition:
 
     Attributes:
         count: B.
-        text: (B) of the captions; where any step is guided, (2 B): then those of null captions.
+        text: (B) of the captions; where any step is guided, (2 B): then those that guidance leads away from,
+            null captions or negative ones.
         low_res: with as many rows; None in a base stage.
     """
 
@@ -55,15 +56,34 @@ class Condition:
     low_res: LowRes | None
 
     @classmethod
-    def of(cls, stage: SamplingStage, text: TextEmbeddings, low_res: LowRes | None) -> Condition:
-        """The condition of a stage for embeddings of B captions."""
+    def of(
+        cls,
+        stage: SamplingStage,
+        text: TextEmbeddings,
+        low_res: LowRes | None,
+        negative: TextEmbeddings | None = None,
+    ) -> Condition:
+        """The condition of a stage.
+
+        Args:
+            stage: the stage.
+            text: embeddings of B captions.
+            low_res: of B images; None in a base stage.
+            negative: embeddings of B captions to take the place of the null caption of guidance; a row
+                without tokens is the null caption.
+        """
         count, network = len(text), stage.denoiser
-        embeddings, mask = text.embeddings.to(network.dtype), text.mask
         if not any(step.guided for step in stage.steps):
-            return cls(count, network.encode_text(embeddings, mask), low_res)
-        keep = torch.arange(2 * count, device=mask.device) < count
+            return cls(count, network.encode_text(text.embeddings.to(network.dtype), text.mask), low_res)
+        kept = torch.ones(count, dtype=torch.bool, device=text.mask.device)
+        away, away_kept = (text, ~kept) if negative is None else (negative, negative.mask.any(dim=1))
         # Each for itself, as RSDiff's own sampler does: in one batch they may round otherwise.
-        both = TextCondition.cat([network.encode_text(embeddings, mask, kept) for kept in keep.chunk(2)])
+        both = TextCondition.cat(
+            [
+                network.encode_text(side.embeddings.to(network.dtype), side.mask, keep)
+                for side, keep in ((text, kept), (away, away_kept))
+            ]
+        )
         if low_res is not None:
             low_res = LowRes(low_res.sample.repeat(2, 1, 1, 1), low_res.log_snr.repeat(2))
         return cls(count, both, low_res)
@@ -73,11 +93,11 @@ class Condition:
         return self._arguments(slice(self.count))
 
     def null(self) -> dict[str, Any]:
-        """The network's arguments for null captions."""
+        """The network's arguments for null or negative captions."""
         return self._arguments(slice(self.count, None))
 
     def both(self) -> dict[str, Any]:
-        """The network's arguments for the captions and then null captions."""
+        """The network's arguments for the captions and then null or negative captions."""
         return self._arguments(slice(None))
 
     def _arguments(self, rows: slice) -> dict[str, Any]:

@@ -14,9 +14,13 @@ from satcascade.diffusion.process import Prediction, from_x0, to_x0
 from satcascade.hardware.precision import autocast
 from satcascade.models.text import TextEmbeddings
 from satcascade.sampling.condition import Condition, noised_low_res
-from satcascade.sampling.stage import Clipping, SamplingStage, takes_generator
+from satcascade.sampling.edit import StageEdit, noised_back, part_of, start, stretches
+from satcascade.sampling.stage import Clipping, SamplingStage, Step, takes_generator
 
 OnStep = Callable[[int, Tensor], Tensor]
+Keep = Callable[[Tensor], Tensor]
+# From x_t, scaled as the network takes it, and its step to what the scheduler is to step by.
+Predictor = Callable[[Tensor, Step], Tensor]
 
 
 def denoise(
@@ -25,6 +29,7 @@ def denoise(
     x: Tensor,
     generators: list[torch.Generator],
     on_step: OnStep,
+    predictor: Predictor | None = None,
 ) -> Tensor:
     """Take x through the steps of a stage.
 
@@ -34,22 +39,32 @@ def denoise(
         x: (B, C, S, S) at the noise level of the first step, scaled as the scheduler has it.
         generators: B of them, for the noise that stochastic schedulers add.
         on_step: given the number of each step and x after it, returns the x of the next step.
+        predictor: what to step by instead of :func:`predict_step` of the stage and its condition.
 
     Returns:
         x after the last step, float32.
     """
     options = {"generator": generators} if takes_generator(stage.scheduler) else {}
-    wanted = stage.scheduler.config.prediction_type
+    predictor = predictor or partial(predict_step, stage, condition)
     for number, step in enumerate(stage.steps):
         x_t = stage.scheduler.scale_model_input(x, step.timestep)
-        log_snr = torch.full((len(x),), step.log_snr, device=x.device)
-        prediction = predict(stage, condition, x_t, log_snr, step.guided)
-        prediction = convert(
-            prediction, x_t, log_snr, stage.denoiser.prediction_type, wanted, clip_x0=stage.clip_x0
-        )
+        prediction = predictor(x_t, step)
         x = stage.scheduler.step(prediction, step.timestep, x, return_dict=False, **options)[0]
         x = on_step(number, x)
     return x
+
+
+def predict_step(
+    stage: SamplingStage, condition: Condition, x_t: Tensor, step: Step, keep: Keep | None = None
+) -> Tensor:
+    """What a stage's scheduler is to step by at x_t (B, C, S, S): guided, of its type, and bounded.
+
+    ``keep``, given each estimate of the clean images, returns it with what is known of them put in.
+    """
+    log_snr = torch.full((len(x_t),), step.log_snr, device=x_t.device)
+    prediction = predict(stage, condition, x_t, log_snr, step.guided)
+    given, wanted = stage.denoiser.prediction_type, stage.scheduler.config.prediction_type
+    return convert(prediction, x_t, log_snr, given, wanted, clip_x0=stage.clip_x0, keep=keep)
 
 
 def predict(stage: SamplingStage, condition: Condition, x_t: Tensor, log_snr: Tensor, guided: bool) -> Tensor:
@@ -74,6 +89,7 @@ def convert(
     wanted: Prediction,
     *,
     clip_x0: Clipping = False,
+    keep: Keep | None = None,
 ) -> Tensor:
     """A prediction of type ``given`` at x_t as one of type ``wanted``, its clean image bounded on the way.
 
@@ -84,12 +100,15 @@ def convert(
         given: what ``prediction`` is.
         wanted: what is returned.
         clip_x0: clamp the clean image to [-1, 1], or (``dynamic``) to its 95th percentile and rescale it.
+        keep: what is put into the clean image after that, as :func:`predict_step` takes it.
     """
-    if given == wanted and not clip_x0:
+    if given == wanted and not clip_x0 and keep is None:
         return prediction
     x0 = to_x0(prediction, x_t, log_snr, given)
     if clip_x0:
         x0 = dynamic_threshold(x0) if clip_x0 == "dynamic" else x0.clamp(-1, 1)
+    if keep is not None:
+        x0 = keep(x0)
     return from_x0(x0, x_t, log_snr, wanted)
 
 
@@ -100,17 +119,21 @@ def sample_stage(
     images: Tensor | None,
     dtype: torch.dtype,
     on_step: OnStep,
+    negative: TextEmbeddings | None = None,
+    edit: StageEdit | None = None,
 ) -> Tensor:
-    """Run a stage from pure noise.
+    """Run a stage, from pure noise or from images to edit.
 
     Args:
         stage: set to its steps.
         text: embeddings of B captions, on the device of the networks.
         generators: B of them, which draw in this order: the noise on the low-resolution image, the first
-            noise, the noise of the steps.
+            noise, the noise of the steps (and that of jumps back, where an edit has these).
         images: (B, 3, h, w) in [-1, 1], which super-resolution enlarges; None in a base stage.
         dtype: what the network computes in.
         on_step: as :func:`denoise` takes it.
+        negative: embeddings of B captions in the place of the null caption of guidance.
+        edit: what is made of images; None makes new ones.
 
     Returns:
         (B, C, S, S) float32, for the stage's codec to decode.
@@ -118,7 +141,38 @@ def sample_stage(
     device = text.embeddings.device
     draw = partial(randn_tensor, (len(text), *stage.shape), generator=generators, device=device)
     low_res = None if images is None else noised_low_res(stage, images, draw())
-    x = draw() * stage.scheduler.init_noise_sigma
+    noise = draw()
     # One context for the whole stage: it keeps the weights it has cast. The solver's state stays float32.
     with autocast(dtype, device):
-        return denoise(stage, Condition.of(stage, text, low_res), x, generators, on_step)
+        condition = Condition.of(stage, text, low_res, negative)
+        if edit is None:
+            x = noise * stage.scheduler.init_noise_sigma
+            return denoise(stage, condition, x, generators, on_step)
+        return _edited(stage, condition, edit, noise, draw, generators, on_step)
+
+
+def _edited(
+    stage: SamplingStage,
+    condition: Condition,
+    edit: StageEdit,
+    noise: Tensor,
+    draw: Callable[[], Tensor],
+    generators: list[torch.Generator],
+    on_step: OnStep,
+) -> Tensor:
+    """The images of an edit after its steps; with none they are as they were."""
+    x, reached = edit.known, None
+    keep = None if edit.remade is None else edit.keep
+    for calls in stretches(stage, edit.strength, edit.resampling):
+        if reached is None:
+            x = start(stage, edit.known, noise, calls.start)
+        elif reached != calls.start:
+            x = noised_back(stage, x, draw(), reached, calls.start)
+
+        def after(number: int, x: Tensor, first: int = calls.start) -> Tensor:
+            return on_step(first + number, x)
+
+        part = part_of(stage, calls)
+        x = denoise(part, condition, x, generators, after, partial(predict_step, part, condition, keep=keep))
+        reached = calls.stop
+    return x
