@@ -10,6 +10,7 @@ from satcascade.generation.provenance import NOTICE
 from satcascade.web.backend import KEPT_SECONDS, Backend
 from satcascade.web.compare_tab import compare_tab
 from satcascade.web.draw_tab import draw_tab
+from satcascade.web.edit_tab import edit_tab
 from satcascade.web.report_tab import report_tab
 
 # Seconds after which Gradio looks for files to delete.
@@ -33,7 +34,9 @@ def build(backend: Backend, reports: Path) -> gr.Blocks:
             padding=False,
         )
         with gr.Tab("Draw", id="draw"):
-            draw_tab(backend)
+            drawn = draw_tab(backend)
+        with gr.Tab("Edit", id="edit"):
+            edit_tab(backend, drawn)
         with gr.Tab("Compare", id="compare"):
             compare_tab(backend)
         with gr.Tab("Report", id="report"):

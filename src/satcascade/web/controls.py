@@ -34,7 +34,7 @@ def caption_box(tab: str) -> gr.Textbox:
     return gr.Textbox(
         label="Caption",
         placeholder="Describe the scene in English, as seen from above",
-        lines=2,
+        lines=1,
         max_lines=4,
         max_length=LONGEST_CAPTION,
         elem_id=f"{tab}-caption",

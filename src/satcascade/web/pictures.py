@@ -13,8 +13,11 @@ from pathlib import Path
 from satcascade.config.stage_settings import StageName, StageSettings, check_stages
 from satcascade.data.captions import Captions
 from satcascade.errors import UsageError
+from satcascade.generation.edit_source import EditSource
+from satcascade.generation.edits import ImageEdits
 from satcascade.generation.jobs import TextToImage
 from satcascade.generation.provenance import write_png
+from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.web.backend import Backend
 from satcascade.web.jobs import Job
 from satcascade.web.previews import Progress, StepPreviews
@@ -82,6 +85,32 @@ class DrawRequest:
         if not 1 <= self.number <= MOST_PICTURES:
             raise UsageError(f"{self.number} pictures are not possible: give 1 to {MOST_PICTURES}")
 
+    def maker(self, pipeline: CascadePipeline) -> TextToImage:
+        """What makes the pictures, and knows how they were made."""
+        return TextToImage(
+            pipeline, Captions.of([self.caption]), self.number, self.seed, self.stages, stop_at=None
+        )
+
+
+@dataclass(frozen=True)
+class EditRequest(DrawRequest):
+    """Pictures made out of one that there is.
+
+    Attributes:
+        source: the picture, of the model's size, and what of it changes.
+
+    The other attributes are those of :class:`DrawRequest`.
+    """
+
+    source: EditSource = field(kw_only=True)
+
+    def maker(self, pipeline: CascadePipeline) -> ImageEdits:
+        """What makes the pictures, and knows how they were made."""
+        captions = Captions.of([self.caption])
+        return ImageEdits(
+            pipeline, captions, self.number, self.seed, self.stages, stop_at=None, source=self.source
+        )
+
 
 def check_caption(caption: str) -> None:
     """Refuse what is no caption.
@@ -114,17 +143,13 @@ def make_pictures(backend: Backend, requests: Sequence[DrawRequest], job: Job) -
     total = sum(request.number for request in requests)
     made: list[Picture] = []
     for request in requests:
-        captions = Captions.of([request.caption])
-        maker = TextToImage(
-            backend.pipeline, captions, request.number, request.seed, request.stages, stop_at=None
-        )
-        steps = sum(len(stage.steps) for stage in backend.pipeline.prepare(request.stages))
+        maker = request.maker(backend.pipeline)
         for index in range(request.number):
 
             def news(progress: Progress) -> Making:
                 return Making(tuple(made), total, progress)
 
-            (image,) = maker.sample(range(index, index + 1), StepPreviews(job, steps, news))
+            (image,) = maker.sample(range(index, index + 1), StepPreviews(job, maker.steps, news))
             path = folder / f"{len(made) + 1:02d}_{maker.file(index).partition('_')[2]}"
             write_png(path, image, maker.text(index))
             which = f", {index + 1} of {request.number}" if request.number > 1 else ""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from satcascade.errors import UsageError, one_line
 
@@ -51,3 +52,25 @@ def open_upload(path: str | Path, size: int) -> Image.Image:
         why = "it is no image" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise UsageError(f"the file cannot be read as a picture ({why}): give a PNG or a JPEG") from error
     return ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
+
+
+def painted_mask(layers: Sequence[Image.Image], size: int) -> Image.Image:
+    """What was painted over, as a mask.
+
+    Args:
+        layers: of the editor, with an alpha channel; painted where that is not 0.
+        size: side of the result in pixels.
+
+    Returns:
+        Mode ``L``, 255 where any of a pixel was painted over and 0 elsewhere.
+
+    Raises:
+        UsageError: nothing was.
+    """
+    mask = Image.new("L", (size, size))
+    for layer in layers:
+        alpha = layer.convert("RGBA").getchannel("A").resize((size, size), Image.Resampling.BOX)
+        mask = ImageChops.lighter(mask, alpha.point(lambda level: 255 if level else 0))
+    if mask.getbbox() is None:
+        raise UsageError("nothing is painted over: paint over what is to change, or change the whole picture")
+    return mask
