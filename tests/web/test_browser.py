@@ -1,9 +1,8 @@
-"""The page in a real browser, served by a real process: what people do with it, and what it asks of others."""
+"""The page in a real browser, from a real process: what people do with it, and what it asks of others."""
 
 from __future__ import annotations
 
 import io
-import os
 import re
 import shutil
 import urllib.error
@@ -318,8 +317,8 @@ def test_nothing_is_left_when_it_is_ended(tiny_model: Path, tmp_path: Path, brow
     visit = Visit(browser, server)
     visit.draw("a pond")
     expect(visit.status()).to_have_text("Drawn")
-    assert [name for name in os.listdir(server.temporary) if name.startswith("satcascade-web-")]
+    assert list(server.temporary.glob("satcascade-web-*"))
     assert server.stop() == 0
     visit.context.close()
-    assert os.listdir(server.temporary) == []
+    assert list(server.temporary.iterdir()) == []
     assert "Traceback" not in server.errors

@@ -1,4 +1,4 @@
-"""A real ``satcascade web`` beside the tests, which notes every connection that it makes to another machine."""
+"""A real ``satcascade web`` beside the tests, which notes where it connects to."""
 
 from __future__ import annotations
 
