@@ -38,11 +38,12 @@ def edit_tab(backend: Backend, drawn: gr.Gallery) -> None:
         with gr.Column(scale=4, min_width=300):
             with gr.Row(elem_classes="sc-buttons"):
                 upload = gr.UploadButton(
-                    "Open a picture", file_types=["image"], elem_id="edit-upload", min_width=130
+                    "Open a picture", file_types=["image"], size="md", elem_id="edit-upload", min_width=130
                 )
-                take = gr.Button("Take the one drawn last", elem_id="edit-take", min_width=130)
+                take = gr.Button("Take the one drawn last", size="md", elem_id="edit-take", min_width=130)
             editor = gr.ImageEditor(
                 type="pil",
+                height=470,
                 label="Paint over what is to change",
                 sources=(),
                 transforms=(),
@@ -145,7 +146,10 @@ def edit_tab(backend: Backend, drawn: gr.Gallery) -> None:
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     upload.upload(lambda path: opened(path, Path(path).stem), upload, opens, **private)
     take.click(
-        lambda pictures: opened(str(pictures[0][0]) if pictures else None, "drawn"), drawn, opens, **private
+        lambda pictures: opened(*(pictures[0][0], Path(pictures[0][0]).stem) if pictures else (None, "")),
+        drawn,
+        opens,
+        **private,
     )
     again.click(lambda path: opened(path, "edited"), result, opens, **private)
     what.change(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import gradio as gr
 
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
+.gradio-container { width: 100% !important; max-width: 1180px !important; margin: 0 auto !important; }
 .sc-head h1 { font-size: 1.35rem; margin: 0; }
-.sc-head p { margin: .15rem 0 0; color: var(--body-text-color-subdued); }
+.sc-head p { margin: .15rem 0 0; opacity: .8; }
 .sc-stage { display: flex; justify-content: center; }
-.sc-stage img { width: 100%; max-width: 512px; aspect-ratio: 1; border-radius: var(--radius-lg); }
-.sc-empty { align-items: center; max-width: 512px; margin: 0 auto; min-height: 220px; padding: 1rem;
+.sc-stage img { width: 100%; max-width: 448px; aspect-ratio: 1; border-radius: var(--radius-lg); }
+.sc-empty { align-items: center; max-width: 448px; margin: 0 auto; min-height: 220px; padding: 1rem;
   border: 1px dashed var(--border-color-primary); border-radius: var(--radius-lg);
-  color: var(--body-text-color-subdued); text-align: center; }
+  text-align: center; }
+.sc-empty p { opacity: .8; }
 .sc-status { min-height: 1.6rem; display: flex; flex-direction: column; gap: .25rem; }
 .sc-status progress { width: 100%; height: .45rem; accent-color: var(--color-accent); }
 .sc-failure { color: var(--error-text-color); background: var(--error-background-fill);
