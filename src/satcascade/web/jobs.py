@@ -46,6 +46,7 @@ class Job:
         self._cancelled = threading.Event()
         self._changed = threading.Condition()
         self._news: Any = None
+        self._ended = False
 
     @property
     def cancelled(self) -> bool:
@@ -81,13 +82,14 @@ class Job:
     def _read(self, seconds: float) -> Any:
         """The newest news that were not read yet, or None after that time."""
         with self._changed:
-            if self._news is None and not self.cancelled:
+            if self._news is None and not (self.cancelled or self._ended):
                 self._changed.wait(seconds)
             news, self._news = self._news, None
             return news
 
-    def _wake(self, _: Future[Any]) -> None:
+    def _end(self, _: Future[Any]) -> None:
         with self._changed:
+            self._ended = True
             self._changed.notify_all()
 
 
@@ -128,7 +130,7 @@ class JobQueue:
                 raise SatcascadeError(f"{self._longest} jobs are waiting already: try again in a moment")
             self._jobs.append(job)
         future = self._worker.submit(self._do, job, work)
-        future.add_done_callback(job._wake)
+        future.add_done_callback(job._end)
         before = -1
         try:
             while True:
