@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 # Imported by Python when it starts: the process notes where it connects to.
@@ -73,9 +74,11 @@ class PageServer:
         return self._errors.read_text()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """End it; its exit status."""
-        if self._process.poll() is None:
-            self._process.send_signal(number)
+        """End it, as people and programs do who ask twice; its exit status."""
+        for _ in range(2):
+            if self._process.poll() is None:
+                self._process.send_signal(number)
+                time.sleep(0.3)
         try:
             return self._process.wait(120)
         except subprocess.TimeoutExpired:

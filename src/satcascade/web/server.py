@@ -9,7 +9,8 @@ import socket
 import tempfile
 import threading
 import webbrowser
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
@@ -56,8 +57,10 @@ def serve(
     check_gradio()
     pipeline.set_progress_bar_config(disable=True)
     number = free_port(host, port)
-    ended = threading.Event()
-    with tempfile.TemporaryDirectory(prefix="satcascade-web-", ignore_cleanup_errors=True) as folder:
+    with (
+        _asked_to_end() as ended,
+        tempfile.TemporaryDirectory(prefix="satcascade-web-", ignore_cleanup_errors=True) as folder,
+    ):
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "page")
         from satcascade.web.app import build
         from satcascade.web.backend import Backend
@@ -87,7 +90,9 @@ def serve(
             print(f"page at {address} (Ctrl+C ends it)", flush=True)
             if open_browser:
                 webbrowser.open(address)
-            _wait(ended)
+            # In pieces: on some systems a wait without end is not interrupted by signals.
+            while not ended.wait(1):
+                pass
         finally:
             jobs.close()
             page.close(verbose=False)
@@ -149,17 +154,20 @@ def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _wait(ended: threading.Event) -> None:
-    """Return when the process is asked to end, by a signal of either kind."""
+@contextmanager
+def _asked_to_end() -> Iterator[threading.Event]:
+    """An event that is set when the process is interrupted or terminated.
+
+    Until the context is left: a second signal must not cut off the cleaning up after the first.
+    """
+    ended = threading.Event()
 
     def end(_: int, __: FrameType | None) -> None:
         ended.set()
 
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        # In pieces: on some systems a wait without end is not interrupted by signals.
-        while not ended.wait(1):
-            pass
+        yield ended
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

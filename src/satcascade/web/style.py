@@ -15,7 +15,11 @@ CSS = """
   text-align: center; }
 .sc-empty p { opacity: .8; }
 .sc-status { min-height: 1.6rem; display: flex; flex-direction: column; gap: .25rem; }
-.sc-status progress { width: 100%; height: .45rem; accent-color: var(--color-accent); }
+.sc-status progress { width: 100%; height: .4rem; appearance: none; border: 0; border-radius: 1rem;
+  overflow: hidden; background: var(--border-color-primary); }
+.sc-status progress::-webkit-progress-bar { background: var(--border-color-primary); }
+.sc-status progress::-webkit-progress-value { background: var(--color-accent); }
+.sc-status progress::-moz-progress-bar { background: var(--color-accent); }
 .sc-failure { color: var(--error-text-color); background: var(--error-background-fill);
   border: 1px solid var(--error-border-color); border-radius: var(--radius-md); padding: .4rem .7rem; }
 .sc-seed { align-items: end; }
