@@ -15,7 +15,7 @@ import satcascade
 ROOMS = (
     *("errors", "seeds", "presets", "io", "hardware", "formats", "diffusion", "rsdiff_scheduler", "models"),
     *("config", "sampling", "pipelines", "interop", "zoo", "data", "generation", "evaluation", "training"),
-    *("sweep", "satcascade", "cli", "web", "__main__"),
+    *("sweep", "satcascade", "web", "cli", "__main__"),
 )
 SOURCE = Path(satcascade.__file__).parent
 

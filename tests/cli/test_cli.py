@@ -147,6 +147,8 @@ def test_help_loads_nothing_heavy():
         (["convert", __file__, "out", "--base", "nowhere.pt"], ["no checkpoint file nowhere.pt"]),
         (["convert", __file__, "out", "--weights", "best"], ["'--weights'", "best"]),
         (["export", "no-such", "out.pt"], ["unknown model 'no-such'"]),
+        (["web", "--port", "70000"], ["--port 70000 is not possible", "0 to 65535"]),
+        (["web", "--model", "no-such"], ["unknown model 'no-such'"]),
         (["dance"], ["No such command", "dance"]),
     ],
 )

@@ -21,6 +21,7 @@ from satcascade.cli.sampling import sample
 from satcascade.cli.scenes import extend, scene
 from satcascade.cli.training import assemble, runs, train
 from satcascade.cli.upscaling import upscale
+from satcascade.cli.web import web
 from satcascade.cli.weights import convert, export
 from satcascade.errors import SatcascadeError
 
@@ -55,7 +56,7 @@ def _options(
 
 
 # The order of the help.
-_MAKING = (sample, edit, scene, extend, upscale)
+_MAKING = (sample, edit, scene, extend, upscale, web)
 _TRAINING = (prepare, encode, train, runs, assemble, convert, export)
 _MEASURING = (evaluate, sweep, report)
 for _command in (*_MAKING, *_TRAINING, *_MEASURING):

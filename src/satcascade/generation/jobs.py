@@ -20,6 +20,7 @@ from satcascade.formats.generated_folder import FORMAT
 from satcascade.generation.embeddings import CaptionEmbeddings
 from satcascade.generation.provenance import NOTICE, SOFTWARE, sampling_settings, versions
 from satcascade.io.hashing import sha256_of_text
+from satcascade.pipelines.callbacks import StepCallback
 from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.seeds import derived_seed
 
@@ -98,8 +99,17 @@ class TextToImage:
             "settings": self.settings,
         }
 
-    def sample(self, batch: range) -> list[Image.Image]:
+    @property
+    def steps(self) -> int:
+        """How many network calls an image takes, or a batch at once."""
+        return sum(len(stage.steps) for stage in self.pipeline.prepare(self._stages, self._stop_at))
+
+    def sample(self, batch: range, on_step: StepCallback | None = None) -> list[Image.Image]:
         """Make images, given by their numbers.
+
+        Args:
+            batch: the numbers.
+            on_step: called after each step, as ``callback_on_step_end`` of the pipeline.
 
         Raises:
             SatcascadeError: the device's memory is full.
@@ -111,6 +121,7 @@ class TextToImage:
                 return_dict=False,
                 settings=self._stages,
                 stop_at=self._stop_at,
+                callback_on_step_end=on_step,
                 **self._call,
             )
         except torch.OutOfMemoryError as error:

@@ -1,0 +1,67 @@
+"""Where the page listens, and what it needs."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+
+import pytest
+
+from satcascade.errors import SatcascadeError, UsageError
+from satcascade.web import server
+from satcascade.web.server import check_gradio, free_port
+
+
+def test_a_taken_port_is_refused_and_left_out() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        number = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"port {number} cannot be had: give another with --port"):
+            free_port("127.0.0.1", number)
+
+
+def test_the_first_free_port_is_found(monkeypatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        monkeypatch.setattr(server, "USUAL_PORT", taken.getsockname()[1])
+        assert server.USUAL_PORT < free_port("127.0.0.1", None) < server.USUAL_PORT + 100
+
+
+def test_any_port_can_be_asked_for() -> None:
+    assert free_port("127.0.0.1", 0) > 0
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"cannot listen on 192\.0\.2\.1"):
+        free_port("192.0.2.1", None)
+
+
+def test_a_missing_gradio_is_named_with_the_extra(monkeypatch) -> None:
+    def missing(_: str) -> str:
+        raise PackageNotFoundError("gradio")
+
+    monkeypatch.setattr(server, "version", missing)
+    with pytest.raises(SatcascadeError, match=r"pip install 'satcascade\[web\]'"):
+        check_gradio()
+
+
+def test_an_old_gradio_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr(server, "version", lambda _: "5.49.1")
+    with pytest.raises(SatcascadeError, match=r"Gradio 6 or newer, not 5\.49\.1"):
+        check_gradio()
+
+
+def test_only_the_modules_of_the_page_load_gradio() -> None:
+    """The logic is used, and tested, without it."""
+    code = (
+        "import sys\n"
+        "import satcascade.web.server, satcascade.web.pictures, satcascade.web.markup\n"
+        "import satcascade.web.uploads, satcascade.web.reports, satcascade.cli\n"
+        "assert 'gradio' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
