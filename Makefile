@@ -56,7 +56,7 @@ $(BIN)/python:
 # Pins that stand in the file stay as they are, unless UV_ARGS=--upgrade. The libraries of PyTorch's CUDA
 # builds are left out: torch itself asks for their exact versions, and CPU builds do without.
 constraints:
-	uv pip compile --universal --python-version 3.10 --extra dev --extra eval $(UV_ARGS) \
+	uv pip compile --universal --no-python-downloads --python-version 3.10 --all-extras $(UV_ARGS) \
 		--no-annotate --no-header --no-emit-package setuptools pyproject.toml -o constraints.txt
 	@{ echo '# The versions that satcascade is tested with, for pip install -c; made by: make constraints'; \
 		grep -vE '^(#|cuda-|nvidia-|triton=)' constraints.txt; } > .constraints.part
