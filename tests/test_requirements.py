@@ -1,4 +1,4 @@
-"""The requirements in pyproject.toml and the versions in constraints.txt, which are resolved apart from each other."""
+"""The requirements in pyproject.toml and the versions in constraints.txt."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def test_the_constraints_hold_a_fitting_version_of_what_an_extra_asks_for(extra:
         name = canonicalize_name(requirement.name)
         if name not in UNPINNED:
             assert name in known, f"make constraints: {name} has no version on Python {python}"
-            assert requirement.specifier.contains(known[name], prereleases=True), f"{requirement}: {known[name]}"
+            assert requirement.specifier.contains(known[name], prereleases=True), (
+                f"{requirement}: {known[name]}"
+            )
 
 
 def test_the_makefile_resolves_every_extra() -> None:

@@ -14,8 +14,10 @@ from typer.core import TyperGroup
 
 from satcascade.cli.codec import train_codec
 from satcascade.cli.data import prepare
+from satcascade.cli.doctor import doctor
 from satcascade.cli.encode import encode
 from satcascade.cli.evaluation import evaluate, report, sweep
+from satcascade.cli.hub import push
 from satcascade.cli.sampling import sample
 from satcascade.cli.training import assemble, runs, train
 from satcascade.cli.weights import convert, export
@@ -52,7 +54,10 @@ def _options(
 
 
 # The order of the help.
-for _command in (sample, prepare, encode, train, runs, assemble, convert, export, evaluate, sweep, report):
+for _command in (
+    *(sample, prepare, encode, train, runs, assemble, convert, export, evaluate, sweep, report),
+    *(push, doctor),
+):
     app.command()(_command)
     if _command is train:
         app.command(_TRAIN_CODEC)(train_codec)

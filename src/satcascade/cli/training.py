@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from satcascade.cli.launch import is_first, launch, launched
-from satcascade.cli.options import DeviceOption, amount, count
+from satcascade.cli.options import DeviceOption, JsonOption, amount, count, print_json
 from satcascade.errors import UsageError
 
 
@@ -118,13 +118,18 @@ def runs(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw loss and speed: a .png, .svg or .pdf file.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say how far training runs are, and in what several differ."""
     from satcascade.training.summary import plot as draw
     from satcascade.training.summary import summarize, table
 
     found = summarize(run)
-    print(table(found))
+    if as_json:
+        print_json([each.to_json() for each in found])
+    else:
+        print(table(found))
     if plot is not None:
         draw(found, plot)
+    if plot is not None and not as_json:
         print(f"\ncurves in {plot}")
