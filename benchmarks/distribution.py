@@ -3,8 +3,8 @@
     make dist-check          (or: python benchmarks/distribution.py [--wheels DIR] [--runs 7])
 
 Needs build, twine and git, and the package index for the requirements of the wheel. Everything is made in
-a folder of its own and removed at the end. Times of --help and --version are medians of runs after one that is
-not counted; sizes are of the files in site-packages, without pip.
+a folder of its own and removed at the end. Times of --help and --version are medians, after a run that is not
+counted; sizes are of the files in site-packages, without pip.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from satcascade.cli.doctor import doctor
 from satcascade.cli.encode import encode
 from satcascade.cli.evaluation import evaluate, report, sweep
 from satcascade.cli.hub import push
+from satcascade.cli.packing import pack
 from satcascade.cli.sampling import sample
 from satcascade.cli.training import assemble, runs, train
 from satcascade.cli.weights import convert, export
@@ -56,7 +57,7 @@ def _options(
 # The order of the help.
 for _command in (
     *(sample, prepare, encode, train, runs, assemble, convert, export, evaluate, sweep, report),
-    *(push, doctor),
+    *(pack, push, doctor),
 ):
     app.command()(_command)
     if _command is train:
