@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from satcascade.cli import completion
 from satcascade.cli.options import (
     DeviceOption,
     JsonOption,
@@ -107,7 +108,12 @@ def sweep(
         typer.Option(metavar="A,B", help="To try: models, RUN for all, RUN@STEP[:LENGTH], RUN@best."),
     ] = None,
     model: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="The model, or the rest of it where runs are tried.")
+        str,
+        typer.Option(
+            metavar="NAME|DIR",
+            autocompletion=completion.models,
+            help="The model, or the rest of it where runs are tried.",
+        ),
     ] = "builtin",
     number: Annotated[int, count("Images of each row of the table.", "-n", "--number")] = 256,
     split: Annotated[str, typer.Option(help="Captions and real images; never test.")] = "val",

@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
+from satcascade.cli import completion
 from satcascade.cli.options import JsonOption, print_json
 from satcascade.zoo import check_model_name
 
 
 def push(
-    model: Annotated[str, typer.Argument(help="The folder of a saved pipeline, or the name of a model.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=completion.models, help="The folder of a saved pipeline, or the name of a model."
+        ),
+    ],
     repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub.")],
     private: Annotated[
         bool, typer.Option("--private", help="Make a repository that others cannot see.")

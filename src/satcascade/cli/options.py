@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from satcascade.cli import completion
 from satcascade.diffusion.solvers import SOLVERS, check_solver
 from satcascade.errors import UsageError
 
@@ -68,7 +69,12 @@ PrecisionOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(callback=_seed, help="Seed of the run.")]
 SchedulerOption = Annotated[
-    str | None, typer.Option(callback=_scheduler, help=f"Sampler of both stages: {', '.join(SOLVERS)}.")
+    str | None,
+    typer.Option(
+        callback=_scheduler,
+        autocompletion=completion.solvers,
+        help=f"Sampler of both stages: {', '.join(SOLVERS)}.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 

@@ -39,7 +39,6 @@ app = typer.Typer(
     name="satcascade",
     cls=_Commands,
     help="Text to satellite image with a two-stage diffusion cascade.",
-    add_completion=False,
     rich_markup_mode=None,
 )
 

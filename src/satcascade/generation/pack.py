@@ -1,4 +1,4 @@
-"""A generated folder as a data set that others read: an image folder with its metadata, or webdataset shards."""
+"""A generated folder as a data set that others read: an image folder, or webdataset shards."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def pack(
 
     ``imagefolder``: ``metadata.jsonl`` and the images, in a folder for each label where labels are known, as
     ``datasets.load_dataset("imagefolder", data_dir=...)`` and torchvision's ``ImageFolder`` read them.
-    ``webdataset``: ``00000.tar``, ``00001.tar``, ..., with ``KEY.png``, ``KEY.txt`` (the caption) and ``KEY.json``
-    of each image; the same bytes whenever and wherever they are written.
+    ``webdataset``: ``00000.tar``, ``00001.tar``, ..., with ``KEY.png``, ``KEY.txt`` (the caption) and
+    ``KEY.json`` of each image; the same bytes whenever and wherever they are written.
 
     Args:
         folder: written by ``satcascade sample``, all images there.
@@ -110,9 +110,11 @@ def pack(
         )
         for line, label, file in zip(lines, labels, files, strict=True)
     ]
+    classes = tuple(sorted({label for label in labels if label is not None}))
+    if kind == "imagefolder" and len(set(map(class_folder, classes))) < len(classes):
+        raise UsageError("two labels have the same folder name: use --format webdataset")
     written = (_write_folder if kind == "imagefolder" else _write_shards)(out, files, rows, shard_size)
     new = list(written)
-    classes = tuple(sorted({label for label in labels if label is not None}))
     return PackReport(out, len(rows), classes, sum(new), len(new) - sum(new))
 
 
@@ -123,7 +125,8 @@ def _manifest(folder: Path) -> str:
         return (folder / MANIFEST).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UsageError(
-            f"{folder} is no finished run of 'satcascade sample' (it has no {MANIFEST}): run that command to its end"
+            f"{folder} is no finished run of 'satcascade sample' (it has no {MANIFEST}): run that command "
+            "to its end"
         ) from error
 
 
