@@ -207,7 +207,7 @@ def test_the_command_prints_and_draws(runs: Path, tmp_path: Path, capsys: pytest
     lines = (runs / "first/metrics.jsonl").read_text().splitlines()
     assert told[0]["last"] == json.loads(lines[-1])
     assert told[0]["step"] == told[0]["checkpoints"][-1] == json.loads(lines[-1])["step"]
-    assert told[0]["settings"]["training.batch_size"] == 6
+    assert told[0]["settings"]["training.batch_size"] == 4
     assert (tmp_path / "c.svg").exists()
     with pytest.raises(SystemExit) as caught:
         main(["runs", str(tmp_path)])
