@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -94,13 +95,14 @@ def offline() -> dict[str, str]:
     return kept | {"HTTP_PROXY": nowhere, "HTTPS_PROXY": nowhere, "ALL_PROXY": nowhere, "NO_PROXY": ""}
 
 
-def seconds(command: Sequence[str | Path], folder: Path) -> float:
-    """Wall time of a command that has to succeed."""
-    start = time.perf_counter()
+def seconds(command: Sequence[str | Path], folder: Path) -> tuple[float, float]:
+    """Wall time, and time of all cores, of a command that has to succeed."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(
         [str(part) for part in command], cwd=folder, env=offline(), check=True, capture_output=True
     )
-    return time.perf_counter() - start
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def run(*command: str | Path) -> None:
@@ -128,19 +130,35 @@ def main() -> None:
         first = seconds([program, "sample", CAPTION, "--out", folder / "first", "--quiet"], folder)
         again = seconds([program, "sample", CAPTION, "--out", folder / "second", "--quiet"], folder)
         assert len(list((folder / "first").glob("0000_*.png"))) == 1
-        print("| | |\n|---|---|")
-        print(f"| wheel, sdist | {wheel.stat().st_size / 1e6:.1f} MB, {sdist.stat().st_size / 1e6:.1f} MB |")
-        print(f"| installing the wheel | {took:.0f} s |")
         found = sizes(programs)
         largest = sorted(found, key=found.__getitem__, reverse=True)[:6]
-        print(f"| installed | {sum(found.values()) / 1e6:.0f} MB |")
-        for package in [*largest, *({"satcascade"} - set(largest))]:
-            print(f"| of that `{package}` | {found[package] / 1e6:.0f} MB |")
-        print(f"| first picture, right after installing | {first:.1f} s |")
-        print(f"| second picture | {again:.1f} s |")
+        rows = [
+            ["", "MB"],
+            ["wheel", megabytes(wheel.stat().st_size)],
+            ["sdist", megabytes(sdist.stat().st_size)],
+            ["installed", megabytes(sum(found.values()))],
+            *([f"of that `{package}`", megabytes(found[package])] for package in largest),
+        ]
+        print(markdown_table(rows))
+        rows = [["", "seconds", "seconds of all cores"], ["installing the wheel", f"{took:.0f}", ""]]
+        rows.append(["first picture, right after installing", *(f"{each:.1f}" for each in first)])
+        rows.append(["second picture", *(f"{each:.1f}" for each in again)])
         for option in ("--help", "--version"):
             times = [seconds([program, option], folder) for _ in range(options.runs + 1)][1:]
-            print(f"| `satcascade {option}` | {statistics.median(times):.2f} s |")
+            medians = (statistics.median(each) for each in zip(*times, strict=True))
+            rows.append([f"`satcascade {option}`", *(f"{each:.2f}" for each in medians)])
+        print(markdown_table(rows))
+
+
+def megabytes(size: int) -> str:
+    """Bytes as millions of them."""
+    return f"{size / 1e6:.1f}"
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a Markdown table, of which the first is the head."""
+    head, *body = rows
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *body))
 
 
 if __name__ == "__main__":
