@@ -67,7 +67,7 @@ def built(folder: Path) -> tuple[Path, Path]:
 def installed(wheel: Path, folder: Path) -> Path:
     """Install a wheel in a new environment; its folder of programs."""
     venv.create(folder, with_pip=True)
-    programs = folder / ("Scripts" if os.name == "nt" else "bin")
+    programs = folder / "bin"
     pip = [programs / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     run(*pip, "-c", ROOT / "constraints.txt", wheel)
     run(programs / "python", "-m", "pip", "check")
@@ -76,9 +76,7 @@ def installed(wheel: Path, folder: Path) -> Path:
 
 def sizes(programs: Path) -> dict[str, int]:
     """Bytes of each package in an environment, without pip."""
-    (site,) = programs.parent.glob("[Ll]ib/python*/site-packages") or programs.parent.glob(
-        "Lib/site-packages"
-    )
+    (site,) = programs.parent.glob("lib/python*/site-packages")
     found = {
         entry.name: sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
         if entry.is_dir()
