@@ -23,7 +23,7 @@ def completed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         with pytest.raises(SystemExit) as end:
             cli.main([])
         assert not end.value.code
-        return capsys.readouterr().out.splitlines()
+        return capsys.readouterr().out.split()
 
     return completed
 
