@@ -2,6 +2,8 @@
 # make test       the test suite
 # make test-slow  the tests that train for minutes, which it leaves out
 # make check      ruff and mypy
+# make resolve    whether all extras together can be installed with the versions in constraints.txt
+# make dist-check builds wheel and sdist, installs the wheel by itself, draws a picture with it, measures it
 #
 # All of them work in .venv, which they make with PYTHON (3.10 or newer) and the versions in constraints.txt.
 # On Linux, PyPI's torch brings several gigabytes of CUDA libraries: README.md, "Installing", says how to
@@ -17,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.t
 # None of this needs the hub, so none of it asks there.
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo test test-slow check constraints clean
+.PHONY: demo test test-slow check resolve dist-check constraints clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
@@ -35,6 +37,14 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What there is a solution for all of has one for each of them. Nothing is installed.
+resolve: $(VENV)/.dev
+	$(PIP) --quiet --dry-run '.[train,geo,eval,web,test,dev,docs]'
+
+# In folders of its own, which it removes.
+dist-check: $(VENV)/.dev
+	$(BIN)/python benchmarks/distribution.py
 
 # The stamps tell what is installed; each is made again when the requirements change.
 $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
@@ -56,7 +66,7 @@ $(BIN)/python:
 # Pins that stand in the file stay as they are, unless UV_ARGS=--upgrade. The libraries of PyTorch's CUDA
 # builds are left out: torch itself asks for their exact versions, and CPU builds do without.
 constraints:
-	uv pip compile --universal --python-version 3.10 --extra dev --extra eval $(UV_ARGS) \
+	uv pip compile --universal --no-python-downloads --python-version 3.10 --all-extras $(UV_ARGS) \
 		--no-annotate --no-header --no-emit-package setuptools pyproject.toml -o constraints.txt
 	@{ echo '# The versions that satcascade is tested with, for pip install -c; made by: make constraints'; \
 		grep -vE '^(#|cuda-|nvidia-|triton=)' constraints.txt; } > .constraints.part

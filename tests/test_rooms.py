@@ -14,8 +14,8 @@ import satcascade
 # Lowest first; `satcascade` is the package's own `__init__`, which shows what users import.
 ROOMS = (
     *("errors", "seeds", "presets", "io", "hardware", "formats", "diffusion", "rsdiff_scheduler", "models"),
-    *("config", "sampling", "pipelines", "interop", "zoo", "data", "generation", "evaluation", "training"),
-    *("sweep", "satcascade", "web", "cli", "__main__"),
+    *("config", "sampling", "pipelines", "interop", "zoo", "diagnosis", "data", "generation", "evaluation"),
+    *("publishing", "training", "sweep", "satcascade", "web", "cli", "__main__"),
 )
 SOURCE = Path(satcascade.__file__).parent
 

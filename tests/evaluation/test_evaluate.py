@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from satcascade import cli
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.evaluation.report.data import Report
@@ -162,3 +163,21 @@ def test_bad_requests_are_refused_and_nothing_is_written(
     with pytest.raises(SatcascadeError, match=message):
         evaluate(EvaluationRequest(**arguments | changes), progress=False)
     assert not (tmp_path / "r").exists()
+
+
+def test_the_command_prints_json_and_nothing_else(bundle, prepared_synthetic, tmp_path, capsys):
+    arguments = [
+        "evaluate",
+        bundle,
+        "--data",
+        prepared_synthetic.path,
+        "--split",
+        "train",
+        "--metrics",
+        "frechet",
+    ]
+    with pytest.raises(SystemExit) as end:
+        cli.main([*map(str, arguments), "--device", "cpu", "--out", str(tmp_path / "report"), "--json"])
+    assert end.value.code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads((tmp_path / "report/metrics.json").read_text())

@@ -357,6 +357,14 @@ def test_the_command_prints_the_table_and_refuses_in_one_line(data, tiny_model, 
     assert lines[0].split() == ["cond_scale", "frechet_distance", "seconds_per_image"]
     assert [line.split()[0] for line in lines[1:3]] == ["1", "2"]
     assert lines[3].startswith("best by frechet_distance/efficientnet-lite0, ")
+    status, told, _ = command(*grid, "--json")
+    told = json.loads(told)
+    assert status == 0
+    assert [row["cond_scale"] for row in told["rows"]] == [1, 2]
+    measured = [row["frechet_distance/efficientnet-lite0"] for row in told["rows"]]
+    assert told["by"] == "frechet_distance/efficientnet-lite0"
+    assert told["best"]["frechet_distance/efficientnet-lite0"] == min(measured)
+    assert told["best"] in told["rows"]
     # One warning of the few images, however many rows.
     assert sum("warning:" in line for line in err.splitlines()) == 1
     for arguments, message in (

@@ -200,6 +200,15 @@ def test_the_command_prints_and_draws(runs: Path, tmp_path: Path, capsys: pytest
     assert "settings that differ" in output.out
     assert output.err == ""
     assert (tmp_path / "curves.png").exists()
+    with pytest.raises(SystemExit):
+        main(["runs", str(runs / "first"), str(runs / "second"), "--json", "--plot", str(tmp_path / "c.svg")])
+    told = json.loads(capsys.readouterr().out)
+    assert [each["run"] for each in told] == [(runs / name).as_posix() for name in ("first", "second")]
+    lines = (runs / "first/metrics.jsonl").read_text().splitlines()
+    assert told[0]["last"] == json.loads(lines[-1])
+    assert told[0]["step"] == told[0]["checkpoints"][-1] == json.loads(lines[-1])["step"]
+    assert told[0]["settings"]["training.batch_size"] == 4
+    assert (tmp_path / "c.svg").exists()
     with pytest.raises(SystemExit) as caught:
         main(["runs", str(tmp_path)])
     assert caught.value.code == 2

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from satcascade.cli import completion
 from satcascade.cli.options import DeviceOption, amount
 from satcascade.errors import UsageError
 
@@ -23,7 +24,9 @@ def train_codec(
         Path | None,
         typer.Option(metavar="VAE", help="Keep this autoencoder's encoder, and train a decoder for it."),
     ] = None,
-    preset: Annotated[str, typer.Option(help="Name of settings, or a YAML file.")] = "tiny",
+    preset: Annotated[
+        str, typer.Option(autocompletion=completion.codec_presets, help="Name of settings, or a YAML file.")
+    ] = "tiny",
     override: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="For example decoder.steps=1000; repeatable."),

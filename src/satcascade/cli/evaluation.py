@@ -7,14 +7,17 @@ from typing import Annotated
 
 import typer
 
+from satcascade.cli import completion
 from satcascade.cli.options import (
     DeviceOption,
+    JsonOption,
     PrecisionName,
     PrecisionOption,
     SeedOption,
     count,
     names,
     numbers,
+    print_json,
 )
 from satcascade.diffusion.solvers import check_solver
 from satcascade.errors import UsageError
@@ -50,6 +53,7 @@ def evaluate(
     inception_weights: InceptionOption = None,
     device: DeviceOption = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure generated images against real ones."""
     for folder in (bundle, data):
@@ -70,7 +74,9 @@ def evaluate(
         device=device,
     )
     measured = evaluate(request, progress=not quiet)
-    if not quiet:
+    if as_json:
+        print_json(measured)
+    elif not quiet:
         for name, value in measured.items():
             print(f"{name:45s} {value:>10,}" if isinstance(value, int) else f"{name:45s} {value:>10.4f}")
         print(f"report in {out}: 'satcascade report {out}' makes a page of it")
@@ -102,7 +108,12 @@ def sweep(
         typer.Option(metavar="A,B", help="To try: models, RUN for all, RUN@STEP[:LENGTH], RUN@best."),
     ] = None,
     model: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="The model, or the rest of it where runs are tried.")
+        str,
+        typer.Option(
+            metavar="NAME|DIR",
+            autocompletion=completion.models,
+            help="The model, or the rest of it where runs are tried.",
+        ),
     ] = "builtin",
     number: Annotated[int, count("Images of each row of the table.", "-n", "--number")] = 256,
     split: Annotated[str, typer.Option(help="Captions and real images; never test.")] = "val",
@@ -118,6 +129,7 @@ def sweep(
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionName.float32,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no table.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Try settings on the validation split, and say which is best.
 
@@ -157,7 +169,9 @@ def sweep(
         precision=precision.value,
     )
     result = sweep(request, progress=not quiet)
-    if not quiet:
+    if as_json:
+        print_json(result.to_json())
+    elif not quiet:
         print(result.summary())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from enum import Enum
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from satcascade.cli import completion
 from satcascade.diffusion.solvers import SOLVERS, check_solver
 from satcascade.errors import UsageError
 
@@ -78,8 +80,27 @@ PrecisionOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(callback=_seed, help="Seed of the run.")]
 SchedulerOption = Annotated[
-    str | None, typer.Option(callback=_scheduler, help=f"Sampler of both stages: {', '.join(SOLVERS)}.")
+    str | None,
+    typer.Option(
+        callback=_scheduler,
+        autocompletion=completion.solvers,
+        help=f"Sampler of both stages: {', '.join(SOLVERS)}.",
+    ),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+
+
+def print_json(content: Any) -> None:
+    """Print an object as JSON; numbers that JSON does not have (NaN, infinities) become null."""
+    print(json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -14,9 +14,12 @@ from typer.core import TyperGroup
 
 from satcascade.cli.codec import train_codec
 from satcascade.cli.data import prepare
+from satcascade.cli.doctor import doctor
 from satcascade.cli.editing import edit
 from satcascade.cli.encode import encode
 from satcascade.cli.evaluation import evaluate, report, sweep
+from satcascade.cli.hub import push
+from satcascade.cli.packing import pack
 from satcascade.cli.sampling import sample
 from satcascade.cli.scenes import extend, scene
 from satcascade.cli.training import assemble, runs, train
@@ -40,7 +43,6 @@ app = typer.Typer(
     name="satcascade",
     cls=_Commands,
     help="Text to satellite image with a two-stage diffusion cascade.",
-    add_completion=False,
     rich_markup_mode=None,
 )
 
@@ -59,7 +61,8 @@ def _options(
 _MAKING = (sample, edit, scene, extend, upscale, web)
 _TRAINING = (prepare, encode, train, runs, assemble, convert, export)
 _MEASURING = (evaluate, sweep, report)
-for _command in (*_MAKING, *_TRAINING, *_MEASURING):
+_SHARING = (pack, push, doctor)
+for _command in (*_MAKING, *_TRAINING, *_MEASURING, *_SHARING):
     app.command()(_command)
     if _command is train:
         app.command(_TRAIN_CODEC)(train_codec)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from satcascade.cli import completion
 from satcascade.cli.launch import launch, launched, place
 from satcascade.cli.options import (
     DeviceOption,
@@ -57,7 +58,12 @@ def sample(
     scheduler: SchedulerOption = None,
     stop_at: Annotated[StopAt | None, typer.Option(help="Leave super-resolution out.")] = None,
     model: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="builtin, rsdiff, a folder, or owner/name on the hub.")
+        str,
+        typer.Option(
+            metavar="NAME|DIR",
+            autocompletion=completion.models,
+            help="builtin, rsdiff, a folder, or owner/name on the hub.",
+        ),
     ] = "builtin",
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionName.float32,

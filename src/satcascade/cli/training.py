@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from satcascade.cli import completion
 from satcascade.cli.launch import is_first, launch, launched
-from satcascade.cli.options import DeviceOption, amount, count
+from satcascade.cli.options import DeviceOption, JsonOption, amount, count, print_json
 from satcascade.errors import UsageError
 
 
@@ -27,7 +28,9 @@ def train(
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run's folder; an existing run is resumed.")],
     stage: Annotated[Stage | None, typer.Argument(help="Which network.")] = None,
     joint: Annotated[bool, typer.Option("--joint", help="Both networks: RUN/base and RUN/sr.")] = False,
-    preset: Annotated[str, typer.Option(help="Name of a preset, or a YAML file.")] = "compact",
+    preset: Annotated[
+        str, typer.Option(autocompletion=completion.presets, help="Name of a preset, or a YAML file.")
+    ] = "compact",
     override: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="For example training.batch_size=16; repeatable."),
@@ -118,13 +121,18 @@ def runs(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw loss and speed: a .png, .svg or .pdf file.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say how far training runs are, and in what several differ."""
     from satcascade.training.summary import plot as draw
     from satcascade.training.summary import summarize, table
 
     summaries = summarize(run)
-    print(table(summaries))
+    if as_json:
+        print_json([each.to_json() for each in summaries])
+    else:
+        print(table(summaries))
     if plot is not None:
         draw(summaries, plot)
+    if plot is not None and not as_json:
         print(f"\ncurves in {plot}")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from satcascade.cli import completion
 from satcascade.errors import UsageError
 from satcascade.zoo import check_model_name
 
@@ -29,7 +30,11 @@ def convert(
         WeightsName, typer.Option(help="The averaged weights, or those that were trained.")
     ] = WeightsName.ema,
     preset: Annotated[
-        str | None, typer.Option(help="Name of a preset, or a YAML file; default: the one that fits.")
+        str | None,
+        typer.Option(
+            autocompletion=completion.presets,
+            help="Name of a preset, or a YAML file; default: the one that fits.",
+        ),
     ] = None,
     half: Annotated[bool, typer.Option("--half", help="Store the weights in float16.")] = False,
 ) -> None:
@@ -47,7 +52,12 @@ def convert(
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="An RSDiff model: rsdiff, a folder, or owner/name.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            autocompletion=completion.models, help="An RSDiff model: rsdiff, a folder, or owner/name."
+        ),
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT.pt", help="The file to write.")],
 ) -> None:
     """Write an RSDiff model as a checkpoint that imagen-pytorch's trainer loads."""

@@ -40,6 +40,11 @@ def named_model(name: str) -> NamedModel | None:
     return _NAMED.get(name)
 
 
+def model_names() -> list[str]:
+    """The registered names, of a model with several the first."""
+    return list(dict.fromkeys(named.names[0] for named in _NAMED.values()))
+
+
 def check_model_name(model: str | Path) -> str:
     """Return the name of a model if there can be one of that name.
 
@@ -52,8 +57,7 @@ def check_model_name(model: str | Path) -> str:
     name = str(model)
     if name in _NAMED or Path(name).is_dir() or _HUB_NAME.fullmatch(name):
         return name
-    names = dict.fromkeys(named.names[0] for named in _NAMED.values())
     raise UsageError(
-        f"unknown model '{name}': give {', '.join(names)}, the folder of a saved pipeline, or owner/name on "
-        "the hub"
+        f"unknown model '{name}': give {', '.join(model_names())}, the folder of a saved pipeline, or "
+        "owner/name on the hub"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from satcascade.errors import SatcascadeError
 from satcascade.evaluation.measures.registry import COLUMNS, column_of
@@ -97,6 +98,16 @@ class SweepReport:
         )
         return "\n".join(text)
 
+    def to_json(self) -> dict[str, Any]:
+        """All rows and the best one as JSON has them: numbers as numbers, null for an empty cell."""
+        return {
+            "table": str(self.out / TABLE),
+            "rows": [_typed(row) for row in self.table.rows],
+            "by": self.by,
+            "best": _typed(self.best),
+            "not_told_apart": self._as_good(),
+        }
+
     def _as_good(self) -> int:
         """How many other rows have a value inside the best one's interval."""
         stem, _, network = self.by.partition("/")
@@ -105,3 +116,16 @@ class SweepReport:
             return 0
         values = [float(row[self.by]) for row in self.table.rows if row is not self.best]
         return sum(float(low) <= value <= float(high) for value in values)
+
+
+def _typed(row: dict[str, str]) -> dict[str, int | float | str | None]:
+    return {column: _value(cell) for column, cell in row.items()}
+
+
+def _value(cell: str) -> int | float | str | None:
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            pass
+    return cell or None

@@ -87,6 +87,26 @@ class RunSummary:
             "git": "-" if not git else git["commit"][:12] + (" with changes" if git["changed"] else ""),
         }
 
+    def to_json(self) -> dict[str, Any]:
+        """What there is to tell, as JSON has it: numbers as numbers, null for what is not known."""
+        identity = self.description["identity"]
+        recent = self.losses[-_RECENT:]
+        return {
+            "run": self.run.as_posix(),
+            **{key: identity[key] for key in ("stage", "preset", "init_from", "data", "split")},
+            "step": int(self.steps[-1]) if len(self.steps) else 0,
+            "last": self.last,
+            "mean_loss": float(recent.mean()) if len(recent) else None,
+            "mean_grad_norm": self.grad_norm,
+            "images_per_second": statistics.median(self.speed[1]) if self.speed[1] else None,
+            "checkpoints": self.checkpoints,
+            "validations": self.validations,
+            "best": self.best,
+            "settings": self.settings,
+            "versions": self.description.get("versions", {}),
+            "git": self.description.get("git"),
+        }
+
     def _validation(self) -> str:
         if not self.validations:
             return "none"

@@ -1,0 +1,1 @@
+"""Models to the hub: their card, and the upload."""
