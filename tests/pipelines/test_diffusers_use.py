@@ -74,14 +74,6 @@ def test_a_pipeline_without_weights_says_so_in_one_line(pipeline):
     assert "\n" not in str(refused.value)
 
 
-def test_weights_may_come_only_when_they_are_needed(pipeline):
-    pytest.importorskip("accelerate")
-    expected = images(pipeline)
-    pipeline.enable_sequential_cpu_offload(device="cpu")
-    assert pipeline.device.type == "meta"
-    torch.testing.assert_close(images(pipeline), expected, atol=1e-5, rtol=0)
-
-
 def test_a_pipeline_of_ones_own_is_loaded_from_its_file(tiny_model, tmp_path: Path):
     (tmp_path / "pipeline.py").write_text(
         "import satcascade\n\n\nclass Arrays(satcascade.CascadePipeline):\n"
