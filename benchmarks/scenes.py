@@ -4,15 +4,18 @@
         [--overlaps 0.5,0.25,0] [--steps N] [--costs 512x512,1024x1024,2048x2048] [--scheduler NAME]
 
 Seams: the mean absolute difference of neighbouring pixels across the borders of windows, of all stages, over
-that at all other places (ratio 1: no trace of a border). "Chance" is the same for lines half way between two
-borders, where no window ends: how far from 1 a ratio comes without any seam. "Edges of a tile" is the ratio
-where right and left, lower and upper edges meet when a scene is repeated 2x2. Costs: wall time and peak
-resident memory of a process of its own, all of it.
+that at all other places (ratio 1: no trace of a border). A network that works on patches of pixels leaves
+their grid in every picture, of one window too, and borders lie on it: "on the grid" is the ratio to the other
+lines of that grid alone, which a seam would be seen by. "Half way" is the ratio of lines half way between two
+borders, where no window ends, to all others: how far from 1 it comes without a seam. "Edges of a tile" is the
+ratio where right and left, lower and upper edges meet when a scene is repeated 2x2, on the grid. Costs: wall
+time and peak resident memory of a process of its own, all of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import subprocess
 import sys
 import tempfile
@@ -61,12 +64,22 @@ def borders(plan: Scene, axis: int) -> set[int]:
     return {place for place in found if 0 < place < length}
 
 
-def ratio(picture: npt.NDArray[np.uint8], places: Sequence[set[int]]) -> float:
+def grid(plan: Scene) -> int:
+    """Pixels a side of the largest patch that the networks of a scene work on."""
+    cells = (
+        plan.reduction(stage) * stage.codec.factor * int(stage.denoiser.config.get("patch_size", 1))
+        for stage in plan.stages
+    )
+    return math.lcm(*cells)
+
+
+def ratio(picture: npt.NDArray[np.uint8], places: Sequence[set[int]], every: int = 1) -> float:
     """The mean gradient across lines of a picture over that at all others, both axes together.
 
     Args:
         picture: (H, W, 3).
         places: for rows and columns, the numbers of the pixels after each line.
+        every: compare with lines whose number this divides.
     """
     across: list[npt.NDArray[np.float64]] = []
     elsewhere: list[npt.NDArray[np.float64]] = []
@@ -75,8 +88,9 @@ def ratio(picture: npt.NDArray[np.uint8], places: Sequence[set[int]]) -> float:
         by_line = steps.mean(axis=(1 - axis, 2))
         chosen = np.zeros(len(by_line), bool)
         chosen[[place - 1 for place in places[axis]]] = True
+        numbers = np.arange(1, len(by_line) + 1)
         across.append(by_line[chosen])
-        elsewhere.append(by_line[~chosen])
+        elsewhere.append(by_line[~chosen & (numbers % every == 0)])
     return float(np.concatenate(across).mean() / np.concatenate(elsewhere).mean())
 
 
@@ -88,21 +102,26 @@ def seams(
     pictures: Sequence[tuple[str, int]],
     settings: dict[StageName, StageSettings],
 ) -> dict[str, list[float]]:
-    """Ratios of scenes of captions and seeds: at the borders of windows, at others, and where tiles meet."""
+    """Ratios of scenes of captions and seeds, by the heads of the table."""
     plan = Scene(pipeline.prepare(settings), size, SceneSettings(overlap=overlap, wrap=wrap))
     lines = [borders(plan, axis) for axis in (0, 1)]
     # Half way between two borders, where no window of either stage ends.
     others = [
         {(before + after) // 2 for before, after in pairwise(line)} - set(line) for line in map(sorted, lines)
     ]
-    found: dict[str, list[float]] = {"borders": [], "chance": [], "edges": []}
+    names = ("borders", "borders, on the grid", "half way", "edges of a tile, on the grid")
+    found: dict[str, list[float]] = {name: [] for name in names}
+    cell = grid(plan)
     for caption, seed in pictures:
         made = pipeline.scene(caption, size, seed=seed, overlap=overlap, wrap=wrap, settings=settings)
         picture = np.asarray(made)
-        found["borders"].append(ratio(picture, lines))
-        if any(others):
-            found["chance"].append(ratio(picture, others))
-        found["edges"].append(ratio(np.tile(picture, (2, 2, 1)), [{size[0]}, {size[1]}]))
+        tiled = np.tile(picture, (2, 2, 1))
+        values = [ratio(picture, lines) if any(lines) else math.nan]
+        values.append(ratio(picture, lines, cell) if any(lines) else math.nan)
+        values.append(ratio(picture, others) if any(others) else math.nan)
+        values.append(ratio(tiled, [{size[0]}, {size[1]}], cell))
+        for name, value in zip(names, values, strict=True):
+            found[name].append(value)
     return found
 
 
@@ -135,7 +154,7 @@ def main() -> None:
     pipeline = load_pipeline(given.model, device="cpu")
     pipeline.set_progress_bar_config(disable=True)
     pictures = [(caption, seed) for caption in CAPTIONS[: given.captions] for seed in range(given.seeds)]
-    rows = [["overlap", "wrap", "borders", "chance", "edges of a tile", "s a scene"]]
+    rows: list[list[str]] = []
     for overlap in map(float, given.overlaps.split(",")):
         for wrap in (False, True):
             began = time.perf_counter()
@@ -143,7 +162,8 @@ def main() -> None:
                 pipeline, (height, width), overlap, wrap, pictures, {"base": setting, "sr": setting}
             )
             seconds = (time.perf_counter() - began) / len(pictures)
-            cells = [f"{np.mean(each):.3f}" if each else "" for each in found.values()]
+            rows = rows or [["overlap", "wrap", *found, "s a scene"]]
+            cells = [f"{np.mean(each):.3f}" for each in found.values()]
             rows.append([f"{overlap:g}", "yes" if wrap else "no", *cells, f"{seconds:.1f}"])
             print(rows[-1], flush=True)
     print(f"\n{given.size}, {len(pictures)} scenes a row\n\n{markdown_table(rows)}")

@@ -36,6 +36,18 @@ def test_noise_has_no_seams_and_a_step_is_one(scenes):
     assert abs(scenes.ratio(stepped, [{32}, {32}]) - 1) < 0.1
 
 
+def test_a_grid_is_not_taken_for_a_seam(scenes):
+    rng = np.random.default_rng(1)
+    # Every patch of 8 pixels has a brightness of its own.
+    patches = rng.integers(100, 120, (32, 32, 3)).repeat(8, axis=0).repeat(8, axis=1)
+    picture = (patches + rng.integers(0, 4, patches.shape)).astype(np.uint8)
+    places = [{64, 128, 192}, {64, 128, 192}]
+    assert scenes.ratio(picture, places) > 2
+    assert abs(scenes.ratio(picture, places, 8) - 1) < 0.1
+    picture[:, 64:128] += 12
+    assert scenes.ratio(picture, places, 8) > 1.2
+
+
 def test_borders_of_both_stages_are_found(scenes, tiny_text_encoder):
     pipeline = tiny_pipeline(tiny_text_encoder)
     stages = pipeline.prepare({"base": StageSettings(1), "sr": StageSettings(1)})
@@ -45,3 +57,5 @@ def test_borders_of_both_stages_are_found(scenes, tiny_text_encoder):
     assert scenes.borders(plan, 1) == {16, 32, 48, 64, 80}
     wrapped = Scene(stages, (64, 64), SceneSettings(wrap=True, overlap=0.0))
     assert scenes.borders(wrapped, 0) == {32}
+    # Patches of 4 pixels of a base image of half the side.
+    assert scenes.grid(plan) == 8
