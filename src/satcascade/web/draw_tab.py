@@ -38,6 +38,7 @@ def draw_tab(backend: Backend) -> gr.Gallery:
             gallery = gr.Gallery(
                 label="Pictures of this visit",
                 columns=4,
+                fit_columns=False,
                 height="auto",
                 object_fit="cover",
                 buttons=["download", "fullscreen"],
