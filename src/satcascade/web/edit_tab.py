@@ -119,7 +119,6 @@ def edit_tab(backend: Backend, drawn: gr.Gallery) -> None:
                 caption,
                 whole(seed, "the seed"),
                 stages=stages.read(settings),
-                label=" ".join(caption.split()),
                 source=EditSource(picture, mask, strength=float(strength)),
             )
             return lambda job: make_pictures(backend, [wanted], job)
