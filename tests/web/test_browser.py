@@ -105,7 +105,7 @@ LONG = {"number": 16, "steps": 100}
 def test_draw_shows_a_picture_and_gives_it_with_its_provenance(visit: Visit, tmp_path: Path) -> None:
     visit.draw("a pond")
     expect(visit.status()).to_have_text("Drawn")
-    expect(visit.page.locator("#draw-stage img")).to_have_attribute("alt", "a pond (seed 0)")
+    expect(visit.page.locator("#draw-stage img")).to_have_attribute("alt", "seed 0: a pond")
     expect(visit.page.locator("#draw-gallery img").first).to_be_visible()
     with visit.page.expect_download() as download:
         visit.page.locator("#draw-download").click()

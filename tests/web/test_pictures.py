@@ -47,12 +47,12 @@ def test_pictures_are_those_of_the_command_line(backend, tmp_path):
 
 
 def test_a_picture_says_how_it_was_made(backend):
-    made = make_pictures(backend, [DrawRequest("a pond", 7, label="a pond, seed 7")], Recorder())
+    made = make_pictures(backend, [DrawRequest("a  pond", 7)], Recorder())
     text = read_png_text(made.made[0].path)
     assert text["Prompt"] == "a pond"
     assert text["Seed"] == str(image_seed(7, 0))
     assert "no real place" in text["Notice"]
-    assert made.made[0].label == "a pond, seed 7"
+    assert made.made[0].label == "seed 7: a pond"
 
 
 def test_news_count_steps_and_pictures(backend):

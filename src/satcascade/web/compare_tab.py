@@ -69,8 +69,7 @@ def compare_tab(backend: Backend) -> None:
                 )
             chosen = stages.read(settings)
             requests = [
-                DrawRequest(caption, seed, 1, _guided(chosen, scale), f"guidance {scale:g}, seed {seed}")
-                for seed, scale in product(rows, scales)
+                DrawRequest(caption, seed, 1, _guided(chosen, scale)) for seed, scale in product(rows, scales)
             ]
             return lambda job: make_pictures(backend, requests, job)
 

@@ -52,7 +52,7 @@ def seed_row(tab: str) -> gr.Number:
         seed = gr.Number(
             0, label="Seed", precision=0, minimum=0, elem_id=f"{tab}-seed", scale=2, min_width=110
         )
-        dice = gr.Button("\N{DIE FACE-5} New seed", elem_id=f"{tab}-dice", scale=1, min_width=110)
+        dice = gr.Button("\N{DIE FACE-5} New seed", size="md", elem_id=f"{tab}-dice", scale=1, min_width=110)
     dice.click(lambda: secrets.randbelow(_SEEDS), None, seed, queue=False, api_visibility="private")
     return seed
 

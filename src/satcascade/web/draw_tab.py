@@ -38,6 +38,7 @@ def draw_tab(backend: Backend) -> gr.Gallery:
             gallery = gr.Gallery(
                 label="Pictures of this visit",
                 columns=4,
+                fit_columns=False,
                 height="auto",
                 object_fit="cover",
                 buttons=["download", "fullscreen"],
@@ -49,10 +50,11 @@ def draw_tab(backend: Backend) -> gr.Gallery:
         request: gr.Request, caption: str, seed: float, number: float, earlier: Any, *settings: Any
     ) -> Iterator[Parts]:
         def begin() -> Any:
-            chosen = whole(seed, "the seed")
-            label = f"{' '.join(caption.split())} (seed {chosen})"
             wanted = DrawRequest(
-                caption, chosen, whole(number, "the number of pictures"), stages.read(settings), label
+                caption,
+                whole(seed, "the seed"),
+                whole(number, "the number of pictures"),
+                stages.read(settings),
             )
             return lambda job: make_pictures(backend, [wanted], job)
 

@@ -43,8 +43,8 @@ def edit_tab(backend: Backend, drawn: gr.Gallery) -> None:
                 take = gr.Button("Take the one drawn last", size="md", elem_id="edit-take", min_width=130)
             editor = gr.ImageEditor(
                 type="pil",
-                height=470,
-                label="Paint over what is to change",
+                height=420,
+                label="Paint here",
                 sources=(),
                 transforms=(),
                 layers=False,
@@ -119,7 +119,6 @@ def edit_tab(backend: Backend, drawn: gr.Gallery) -> None:
                 caption,
                 whole(seed, "the seed"),
                 stages=stages.read(settings),
-                label=" ".join(caption.split()),
                 source=EditSource(picture, mask, strength=float(strength)),
             )
             return lambda job: make_pictures(backend, [wanted], job)

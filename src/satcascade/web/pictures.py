@@ -65,7 +65,6 @@ class DrawRequest:
         seed: of the run, as ``satcascade sample --seed`` has it.
         number: how many pictures.
         stages: settings of the stages, by their names; what is left out is the model's.
-        label: what the picture is called; several are numbered.
 
     Raises:
         UsageError: a value is out of its range.
@@ -75,7 +74,6 @@ class DrawRequest:
     seed: int = 0
     number: int = 1
     stages: Stages = field(default_factory=dict)
-    label: str = ""
 
     def __post_init__(self) -> None:
         check_caption(self.caption)
@@ -153,7 +151,8 @@ def make_pictures(backend: Backend, requests: Sequence[DrawRequest], job: Job) -
             path = folder / f"{len(made) + 1:02d}_{maker.file(index).partition('_')[2]}"
             write_png(path, image, maker.text(index))
             which = f", {index + 1} of {request.number}" if request.number > 1 else ""
-            made.append(Picture(path, f"{request.label or request.caption}{which}"))
+            # First what tells the pictures of a caption apart: the page cuts long labels off.
+            made.append(Picture(path, f"seed {request.seed}{which}: {maker.caption(index)}"))
             job.tell(Making(tuple(made), total))
     return Making(tuple(made), total)
 
