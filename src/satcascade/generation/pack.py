@@ -24,7 +24,7 @@ SetFormat = Literal["imagefolder", "webdataset"]
 METADATA = "metadata.jsonl"
 # Hidden, since readers of data sets take what they find.
 _DESCRIPTION = ".satcascade-set.json"
-# `datasets` takes folders and files for a split that have one of these words between separators in their names.
+# To `datasets`, folders and files with one of these words between separators in their names are a split.
 _SPLITS = "train|training|validation|valid|dev|val|test|testing|eval|evaluation"
 _SPLIT_NAME = re.compile(rf"(?:^|[-._ 0-9])(?:{_SPLITS})(?:$|[-._ 0-9])", re.IGNORECASE)
 
