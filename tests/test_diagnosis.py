@@ -70,6 +70,17 @@ def test_a_missing_or_old_requirement_is_a_problem(found, words, without, capsys
     assert not any("diffusers" in line for line in diagnosis.missing("geo"))
 
 
+def test_what_is_missing_is_told_and_not_stumbled_over(without, monkeypatch, capsys):
+    without(torch=None, diffusers=None)
+    monkeypatch.setattr(diagnosis, "find_spec", lambda name: None if name == "torch" else object())
+    status, out = run(capsys)
+    assert status == 1
+    assert "problem: torch>=2.4 is missing: install satcascade again" in out
+    assert "problem: diffusers>=" in out
+    assert "torch            not installed" in out
+    assert "\ncpu " not in out
+
+
 def test_a_local_build_and_a_prerelease_fit(without):
     without(torch="2.13.0+cpu", diffusers="9.0.dev0")
     assert not list(diagnosis.missing())

