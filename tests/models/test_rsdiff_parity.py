@@ -291,7 +291,7 @@ def test_a_whole_run_gives_the_recorded_images(run: RecordedRun):
         rounding = max(rounding, error(moved_base, base), error(moved_images, images))
     if rounding > 0.01:
         pytest.skip(f"float32 rounding alone changes this run by {rounding:.0%}")
-    assert max(errors) <= ALLOWED * rounding
+    assert max(errors) <= ALLOWED * max(rounding, torch.finfo(torch.float32).eps)
 
 
 def as_of_large_images(monkeypatch: pytest.MonkeyPatch) -> None:
