@@ -216,7 +216,9 @@ def _window(mask: Image.Image, size: int) -> Box:
     Raises:
         UsageError: it is too large for that.
     """
-    left, top, right, bottom = mask.getbbox()
+    box = mask.getbbox()
+    assert box is not None
+    left, top, right, bottom = box
     if max(right - left, bottom - top) > size:
         raise UsageError(
             f"the part to remake spans {right - left} x {bottom - top} px, the model makes {size} x {size}: "

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError, one_line
@@ -95,7 +95,7 @@ def pack(
     labels = _labels(data, [line.get("row") for line in lines])
     files = [folder / line["file"] for line in lines]
     described = DescribedFolder(out, _DESCRIPTION, "data set written by 'satcascade pack'")
-    description = {"format": kind, "manifest": sha256_of_text(text), "labels": labels}
+    description: dict[str, Any] = {"format": kind, "manifest": sha256_of_text(text), "labels": labels}
     if kind == "webdataset":
         description["shard_size"] = shard_size
     described.check(description)

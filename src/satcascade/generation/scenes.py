@@ -202,7 +202,8 @@ class _SceneJob:
         if request.extension is None:
             return self.pipeline.scene(request.prompt, request.size, wrap=scene.wrap, **options)
         image = Image.fromarray(read_rgb(request.extension.image))
-        return self.pipeline.extend(image, self.caption, **request.extension.sides, **options)
+        sides: dict[str, Any] = {**request.extension.sides}
+        return self.pipeline.extend(image, self.caption, **sides, **options)
 
 
 def make_scene(pipeline: CascadePipeline, request: SceneRequest, *, progress: bool = True) -> SceneReport:

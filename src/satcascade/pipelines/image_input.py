@@ -49,8 +49,7 @@ def _check_plain(image: PIL.Image.Image, name: str) -> None:
     if image.mode[0] in "IF":
         raise UsageError(f"{name} has more than 8 bits a channel ({image.mode}): convert it to 8 bits first")
     if "A" in image.getbands() or "transparency" in image.info:
-        lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
-        if lowest < 255:
+        if min(image.convert("RGBA").getchannel("A").tobytes()) < 255:
             raise UsageError(f"{name} has transparent pixels (an alpha channel): flatten it to RGB first")
 
 

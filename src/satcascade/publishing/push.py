@@ -58,7 +58,8 @@ def plan_upload(
         UsageError: there can be no such model or repository, or no such metrics or pictures.
         SatcascadeError: the model is damaged.
     """
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(repository)

@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from satcascade.training.checkpoints import (
     load_optimizer_tensors,
     optimizer_tensors,
 )
+from satcascade.training.codec.autoencoder import new_autoencoder
 from satcascade.training.codec.components import patch_components, set_decoder, set_encoder
 from satcascade.training.codec.critic import Critic, adversarial_gradient, critic_loss
 from satcascade.training.codec.crops import draw_crops, noised
@@ -89,7 +91,8 @@ class CodecTrainer:
         torch.manual_seed(derived_seed(settings.seed, "weights"))
         self.vae = new_autoencoder(settings).to(device, memory_format=torch.channels_last)
         self._check()
-        self._critic = Critic().to(device, memory_format=torch.channels_last)
+        critic: Any = Critic()  # Any: the type of `to` lacks the memory format
+        self._critic: Critic = critic.to(device, memory_format=torch.channels_last)
         self._optimizer = self._new_optimizer()
         self._critic_optimizer = torch.optim.AdamW(
             self._critic.parameters(), settings.decoder.critic_learning_rate, betas=(0.5, 0.99)
@@ -386,19 +389,3 @@ class CodecTrainer:
         if "latents" in quality:
             words += f", the teacher's latents missed by {quality['latents']:.3f} of their variance"
         self._history.say(words)
-
-
-def new_autoencoder(settings: CodecSettings) -> TinyAutoencoder:
-    """An autoencoder with random weights.
-
-    Raises:
-        UsageError: its encoder and decoder do not fit each other.
-    """
-    arguments = {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in settings.model.model_dump().items()
-    }
-    try:
-        return TinyAutoencoder(**arguments)
-    except ValueError as error:
-        raise UsageError(f"model: {error}") from error
