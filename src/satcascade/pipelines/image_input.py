@@ -48,9 +48,9 @@ def mask_of(image: PIL.Image.Image, name: str = "the mask") -> PIL.Image.Image:
 def _check_plain(image: PIL.Image.Image, name: str) -> None:
     if image.mode[0] in "IF":
         raise UsageError(f"{name} has more than 8 bits a channel ({image.mode}): convert it to 8 bits first")
-    if "A" in image.getbands() or "transparency" in image.info:
-        if min(image.convert("RGBA").getchannel("A").tobytes()) < 255:
-            raise UsageError(f"{name} has transparent pixels (an alpha channel): flatten it to RGB first")
+    transparent = "A" in image.getbands() or "transparency" in image.info
+    if transparent and min(image.convert("RGBA").getchannel("A").tobytes()) < 255:
+        raise UsageError(f"{name} has transparent pixels (an alpha channel): flatten it to RGB first")
 
 
 def images_of(given: ImageInput, size: int) -> Tensor:
