@@ -26,8 +26,9 @@ CSS = """
 .sc-grid { overflow-x: auto; }
 .sc-grid table { border-collapse: separate; border-spacing: 4px; margin: 0 auto; }
 .sc-grid caption { caption-side: top; text-align: left; padding-bottom: .3rem; font-weight: 600; }
+.sc-grid table, .sc-grid th, .sc-grid td { border: 0 !important; }
 .sc-grid th { font-weight: 500; white-space: nowrap; padding: .2rem .4rem; text-align: center; }
-.sc-grid td { border: 0; padding: 0; }
+.sc-grid td { padding: 0; }
 .sc-grid img, .sc-blank { display: block; width: 200px; min-width: 120px; aspect-ratio: 1;
   border-radius: var(--radius-sm); }
 .sc-blank { border: 1px dashed var(--border-color-primary); }
@@ -40,7 +41,8 @@ CSS = """
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's own look with the fonts that the reader's system has."""
+    """Gradio's own look with the fonts that the reader's system has, and small print dark enough to read."""
+    grey = "*neutral_500"
     return gr.themes.Default(
         font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="emerald"
-    )
+    ).set(body_text_color_subdued=grey, block_info_text_color=grey, input_placeholder_color=grey)
