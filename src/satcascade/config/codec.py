@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import resources
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -17,6 +17,7 @@ class Autoencoder(Section):
 
     latent_channels: PositiveInt
     encoder_reduction: PositiveInt = 1
+    decoder_enlargement: PositiveInt = 1
     encoder_patch_size: PositiveInt
     decoder_patch_size: PositiveInt
     encoder_block_out_channels: tuple[PositiveInt, ...]
@@ -26,15 +27,18 @@ class Autoencoder(Section):
 
 
 class Phase(Section):
-    """How the encoder or the decoder is trained (AdamW).
+    """How the encoder or the decoder is trained.
 
     Attributes:
+        optimizer: ``adamw``, or ``muon`` for kernels (AdamW for biases): these networks normalise nothing,
+            and Muon's updates are of one size whatever the size of the gradients.
         steps: optimiser steps.
         learning_rate: peak.
         warmup_steps: steps in which the learning rate rises linearly to its peak.
         decay_steps: steps at the end in which it falls linearly to zero.
     """
 
+    optimizer: Literal["adamw", "muon"] = "adamw"
     steps: int = Field(ge=0)
     learning_rate: PositiveFloat
     warmup_steps: int = Field(0, ge=0)

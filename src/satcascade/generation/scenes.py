@@ -202,8 +202,7 @@ class _SceneJob:
         if request.extension is None:
             return self.pipeline.scene(request.prompt, request.size, wrap=scene.wrap, **options)
         image = Image.fromarray(read_rgb(request.extension.image))
-        sides: dict[str, Any] = {**request.extension.sides}
-        return self.pipeline.extend(image, self.caption, **sides, **options)
+        return self.pipeline.extend(image, self.caption, **(options | request.extension.sides))
 
 
 def make_scene(pipeline: CascadePipeline, request: SceneRequest, *, progress: bool = True) -> SceneReport:

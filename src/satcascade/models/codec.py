@@ -38,8 +38,8 @@ class TinyAutoencoder(AutoencoderTiny):
 
     Patches of pixels become channels before the first convolution, and are put back after the last. The total
     factor is ``patch_size`` times two for each level after the first, in the encoder times
-    ``encoder_reduction`` too. Encoder and decoder may have different patches and numbers of levels, as long
-    as that factor is the same.
+    ``encoder_reduction``, in the decoder times ``decoder_enlargement`` too. Encoder and decoder may have
+    different patches and numbers of levels, as long as that factor is the same.
 
     Args:
         encoder_patch_size, decoder_patch_size: side of the patches.
@@ -49,8 +49,9 @@ class TinyAutoencoder(AutoencoderTiny):
         latent_channels: channels C of the latents.
         latents_mean, latents_std: of each channel, over training images: latents are diffused after
             subtracting the one and dividing by the other. None before training has measured them.
-        encoder_reduction: images are averaged down by this first: the decoder then draws more detail than the
-            encoder sees.
+        encoder_reduction: images are averaged down by this first: the decoder may then draw more detail than
+            the encoder sees.
+        decoder_enlargement: decoded images are enlarged by this last, bicubically.
         imitates: ``Codec.fingerprint`` of the codec whose latents the encoder was trained to give, if any.
             A stage trained on that codec's latents can be decoded with this one.
         act_fn, upsample_fn, upsampling_scaling_factor: as in ``AutoencoderTiny``.
@@ -72,6 +73,7 @@ class TinyAutoencoder(AutoencoderTiny):
         latents_mean: Sequence[float] | None = None,
         latents_std: Sequence[float] | None = None,
         encoder_reduction: int = 1,
+        decoder_enlargement: int = 1,
         imitates: str | None = None,
         act_fn: str = "relu",
         upsample_fn: str = "nearest",
@@ -90,7 +92,11 @@ class TinyAutoencoder(AutoencoderTiny):
             upsampling_scaling_factor=upsampling_scaling_factor,
         )
         self.factor = encoder_reduction * encoder_patch_size * 2 ** (len(num_encoder_blocks) - 1)
-        decoded = decoder_patch_size * upsampling_scaling_factor ** (len(num_decoder_blocks) - 1)
+        decoded = (
+            decoder_enlargement
+            * decoder_patch_size
+            * upsampling_scaling_factor ** (len(num_decoder_blocks) - 1)
+        )
         if decoded != self.factor:
             raise ValueError(f"the encoder reduces by {self.factor}, the decoder enlarges by {decoded}")
 
@@ -113,6 +119,8 @@ class TinyAutoencoder(AutoencoderTiny):
         """
         patches = super().decode(x, return_dict=False)[0]
         images = F.pixel_shuffle(patches, self.config.decoder_patch_size)
+        if self.config.decoder_enlargement > 1:
+            images = F.interpolate(images, scale_factor=self.config.decoder_enlargement, mode="bicubic")
         return DecoderOutput(sample=images) if return_dict else (images,)
 
     def forward(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:

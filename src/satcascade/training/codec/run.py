@@ -12,7 +12,6 @@ import numpy.typing as npt
 from satcascade.config.codec import CodecSettings, load_codec_settings
 from satcascade.data.latents import StoredLatents, encode_latents
 from satcascade.data.prepared import PreparedDataset
-from satcascade.errors import UsageError
 from satcascade.hardware.devices import pick_device
 from satcascade.models.codec import LatentCodec
 from satcascade.training.codec.quality import evenly
@@ -49,7 +48,8 @@ def train_codec(
         overrides: ``decoder.steps=1000``.
         split: the rows to train on.
         teacher: folder of its weights (:mod:`satcascade.training.codec.teacher`).
-        encoder: folder of an autoencoder whose encoder is kept, for a better decoder of the same latents.
+        encoder: folder of an autoencoder whose encoder is kept, for a better decoder of the same latents;
+            with the teacher that it imitates, for a decoder of the teacher's latents too.
         device: ``auto``, ``cpu``, ``cuda``.
         minutes: stop with a checkpoint after that many.
         quiet: show no progress.
@@ -58,13 +58,11 @@ def train_codec(
         The folder of the autoencoder, ``RUN/vae``.
 
     Raises:
-        UsageError: unknown settings, missing split, both a teacher and an encoder, or ``out`` belongs to a
-            run with other settings.
+        UsageError: unknown settings, missing split, an encoder that imitates another teacher, or ``out``
+            belongs to a run with other settings.
         SatcascadeError: damaged data, teacher or checkpoint, full disk, or a loss that is not finite.
     """
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    if teacher is not None and encoder is not None:
-        raise UsageError("give a teacher or an encoder, not both: the encoder given is kept as it is")
     out = Path(out)
     settings = load_codec_settings(preset, overrides)
     dataset = PreparedDataset.open(data)

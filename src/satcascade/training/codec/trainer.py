@@ -38,7 +38,7 @@ from satcascade.training.codec.losses import reconstruction_loss
 from satcascade.training.codec.quality import evenly, measure_quality
 from satcascade.training.codec.targets import TeacherTargets
 from satcascade.training.history import History
-from satcascade.training.optimizers import learning_rate
+from satcascade.training.optimizers import Muon, learning_rate
 from satcascade.training.sharded import fill
 
 VAE = "vae"
@@ -87,13 +87,14 @@ class CodecTrainer:
         self.out, self.step = out, 0
         self._settings, self._dataset, self._rows, self._device = settings, dataset, rows, device
         self._targets, self._quiet = targets, quiet
-        self._encoder_steps = settings.encoder.steps if targets is not None else 0
+        # An encoder that is given is there already.
+        self._encoder_steps = settings.encoder.steps if targets is not None and encoder is None else 0
         torch.manual_seed(derived_seed(settings.seed, "weights"))
         self.vae = new_autoencoder(settings).to(device, memory_format=torch.channels_last)
-        self._check()
+        self._check(encoder)
         critic: Any = Critic()  # Any: the type of `to` lacks the memory format
         self._critic: Critic = critic.to(device, memory_format=torch.channels_last)
-        self._optimizer = self._new_optimizer()
+        self._optimizers = self._new_optimizers()
         self._critic_optimizer = torch.optim.AdamW(
             self._critic.parameters(), settings.decoder.critic_learning_rate, betas=(0.5, 0.99)
         )
@@ -191,7 +192,7 @@ class CodecTrainer:
                     model[name] = torch.tensor(self.vae.config[name], dtype=torch.float64)
             if self._settings.decoder.adversarial_weight:
                 model |= {_CRITIC + name: value for name, value in self._critic.state_dict().items()}
-            state = optimizer_tensors([self._optimizer, self._critic_optimizer])
+            state = optimizer_tensors(self._all_optimizers())
             self._checkpoints.save(Checkpoint(self.step, model, self._average.shadow, state))
         if self.step >= self._encoder_steps:
             with self._average.applied(self.vae.decoder):
@@ -200,7 +201,7 @@ class CodecTrainer:
                 self._validate()
         self._saved = time.monotonic()
 
-    def _check(self) -> None:
+    def _check(self, encoder: TinyAutoencoder | None) -> None:
         settings, size, factor = self._settings, self._dataset.image_size, self.vae.factor
         if settings.crop > size or settings.crop % max(factor, 8):
             raise UsageError(
@@ -209,9 +210,14 @@ class CodecTrainer:
             )
         if self._targets is None:
             return
-        if not settings.encoder.steps:
+        if encoder is None and not settings.encoder.steps:
             raise UsageError("a teacher is imitated in encoder.steps, which is 0: set it to 1 or more")
         teacher = self._targets.codec
+        if encoder is not None and encoder.config.imitates != teacher.fingerprint:
+            raise UsageError(
+                f"the encoder given imitates {encoder.config.imitates}, not {teacher.fingerprint}: give the "
+                "teacher of its training, and copy its teacher.json into the run's folder"
+            )
         if (teacher.channels, teacher.factor) != (settings.model.latent_channels, factor):
             raise UsageError(
                 f"the teacher has {teacher.channels} channels at 1/{teacher.factor} of the side, the "
@@ -223,7 +229,7 @@ class CodecTrainer:
         images, wanted = self._pairs()
         mean, std = self._statistics(self._taught_statistics())
         loss = ((self.vae.encode(images).latents - mean) / std - wanted).square().mean()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._clear_gradients()
         loss.backward()
         return self._update(self.vae.encoder, loss, rate)
 
@@ -244,7 +250,7 @@ class CodecTrainer:
             gradient = gradient + training.adversarial_weight * adversarial_gradient(
                 self._critic, decoded, gradient
             )
-        self._optimizer.zero_grad(set_to_none=True)
+        self._clear_gradients()
         decoded.backward(gradient)
         loss_and_norm = self._update(self.vae.decoder, loss, rate)
         if adversarial:
@@ -289,8 +295,9 @@ class CodecTrainer:
     def _update(self, network: nn.Module, loss: Tensor, rate: float) -> Tensor:
         """Take the optimiser's step with the gradients there are; loss and their norm, (2,)."""
         norm = clip_grad_norm_(network.parameters(), self._settings.gradient_clip)
-        self._optimizer.param_groups[0]["lr"] = rate
-        self._optimizer.step()
+        for optimizer in self._optimizers:
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
         return torch.stack([loss.detach(), norm])
 
     def _images(self, places: np.ndarray) -> Tensor:
@@ -298,10 +305,25 @@ class CodecTrainer:
         pixels = torch.from_numpy(self._dataset.images[self._rows[places]]).to(self._device)
         return to_float(pixels, pixels.shape[1])
 
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        """That of the phase which the next step belongs to."""
-        network = self.vae.encoder if self.step < self._encoder_steps else self.vae.decoder
-        return torch.optim.AdamW(network.parameters(), betas=(0.9, 0.99), weight_decay=0.0)
+    def _new_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Those of the phase which the next step belongs to."""
+        imitating = self.step < self._encoder_steps
+        network = self.vae.encoder if imitating else self.vae.decoder
+        phase: Phase = self._settings.encoder if imitating else self._settings.decoder
+        muon = phase.optimizer == "muon"
+        kernels = [each for each in network.parameters() if muon and each.ndim > 1]
+        others = [each for each in network.parameters() if not muon or each.ndim == 1]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.0)
+        ]
+        return [*optimizers, Muon(kernels, lr=phase.learning_rate)] if kernels else optimizers
+
+    def _all_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [*self._optimizers, self._critic_optimizer]
+
+    def _clear_gradients(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
     def _taught_statistics(self) -> dict[str, list[float]]:
         """Those of the teacher's latents: they are what the encoder gives."""
@@ -325,7 +347,7 @@ class CodecTrainer:
         if self._targets is not None:
             self.vae.register_to_config(imitates=self._targets.codec.fingerprint)
         self._mean, self._std = self._statistics(statistics)
-        self._optimizer = self._new_optimizer()
+        self._optimizers = self._new_optimizers()
         self._average = WeightAverage(self.vae.decoder, self._settings.ema_half_life)
 
     def _take(self, given: TinyAutoencoder) -> None:
@@ -354,7 +376,7 @@ class CodecTrainer:
             if _CRITIC + name in checkpoint.model:
                 fill(value, checkpoint.model[_CRITIC + name])
         self._average.load(checkpoint.ema)
-        load_optimizer_tensors([self._optimizer, self._critic_optimizer], checkpoint.optimizer)
+        load_optimizer_tensors(self._all_optimizers(), checkpoint.optimizer)
 
     def _record(self) -> None:
         """Check and write down the steps since the last time."""
