@@ -37,11 +37,16 @@ def test_the_cells_run_and_show_what_they_say():
     assert not any(cell.outputs for cell in cells)
     names: dict[str, Any] = {}
     try:
-        _, picture, grid, line, measured = [run(cell.source, names) for cell in cells]
+        _, picture, grid, pair, line, measured = [run(cell.source, names) for cell in cells]
         assert isinstance(picture, Image.Image)
         assert picture.size == (256, 256)
         assert np.asarray(picture).std() > 10
         assert grid.size == (4 * 128, 128)
+        assert pair.size == (512, 256)
+        before, after = np.asarray(pair)[:, :256], np.asarray(pair)[:, 256:]
+        changed = (before != after).any(-1)
+        assert changed[64:192, 64:192].mean() > 0.5
+        assert not changed[:64].any()
         assert line["caption"] == "a lake in a green forest"
         assert (names["generated"] / line["file"]).is_file()
         assert measured["n_generated"] == measured["n_real"] == 4

@@ -227,6 +227,27 @@ def test_a_better_decoder_for_the_same_latents(prepared_synthetic, preset, tmp_p
         trained(preset, prepared_synthetic, tmp_path / "third", "model.latent_channels=6", encoder=first)
 
 
+def test_a_decoder_of_the_teachers_latents_for_an_encoder_that_is_there(
+    prepared_synthetic, preset, teacher, tmp_path
+):
+    first = trained(preset, prepared_synthetic, tmp_path / "first", *TAUGHT, teacher=teacher)
+    shape = ("model.decoder_enlargement=2", "model.decoder_patch_size=8")
+    others = {}
+    for name, share in (("theirs", 1.0), ("own", 0.0)):
+        more = (*shape, "decoder.optimizer=muon", f"decoder.teacher_latents={share}", "decoder.steps=12")
+        out = tmp_path / name
+        made = trained(preset, prepared_synthetic, out, *TAUGHT, *more, teacher=teacher, encoder=first)
+        others[name] = LatentCodec.load(made)
+        losses = [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+        # No step is the encoder's.
+        assert len(losses) == 12
+    for codec in others.values():
+        assert codec.fingerprint == LatentCodec.load(first).fingerprint
+        assert codec.decode(codec.encode(images_of(prepared_synthetic))).shape[-1] == 64
+    theirs, own = (codec.vae.decoder.state_dict() for codec in others.values())
+    assert any(not torch.equal(theirs[name], own[name]) for name in own)
+
+
 def test_other_runs_are_refused_with_the_difference(prepared_synthetic, preset, teacher, tmp_path):
     out = tmp_path / "run"
     trained(preset, prepared_synthetic, out)
@@ -263,7 +284,8 @@ def test_settings_and_teachers_that_do_not_fit(prepared_synthetic, preset, teach
         "32 channels at 1/16 of the side, the settings 8", *TAUGHT, "model.latent_channels=8", teacher=teacher
     )
     refused("no teacher in", *TAUGHT, teacher=tmp_path)
-    refused("not both", teacher=teacher, encoder=teacher)
+    untaught = trained(preset, prepared_synthetic, tmp_path / "untaught", "decoder.steps=1")
+    refused("the encoder given imitates None, not", *TAUGHT, teacher=teacher, encoder=untaught)
     damaged = random_teacher(tmp_path / "damaged")
     weights = load_file(damaged / "decoder.safetensors")
     save_file(

@@ -216,7 +216,7 @@ class CodecTrainer:
         if encoder is not None and encoder.config.imitates != teacher.fingerprint:
             raise UsageError(
                 f"the encoder given imitates {encoder.config.imitates}, not {teacher.fingerprint}: give the "
-                "teacher of its training, and copy its teacher.json into the run's folder"
+                "teacher of its training, and the same encoder.images"
             )
         if (teacher.channels, teacher.factor) != (settings.model.latent_channels, factor):
             raise UsageError(
