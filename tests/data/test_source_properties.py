@@ -19,7 +19,7 @@ TEXTS = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters
 CAPTIONS = st.lists(TEXTS, min_size=1, max_size=4)
 ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16"])
 # Folders and files, without what parts them or stands for a folder.
-NAMES = st.text("abcxyzäöß012 _-+()", min_size=1, max_size=8).map(str.strip).filter(None)
+NAMES = st.text("abcxyzäöß012 _-+()", min_size=1, max_size=8).map(str.strip).filter(bool)
 
 
 @pytest.fixture(scope="module")

@@ -34,10 +34,12 @@ expect.set_options(timeout=_PATIENCE)
 
 @pytest.fixture(scope="module")
 def server(tiny_text_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
-    from tiny_cascade import tiny_latent_pipeline
+    from tiny_cascade import tiny_latent_pipeline, tiny_unet
 
     folder = tmp_path_factory.mktemp("page")
-    tiny_latent_pipeline(tiny_text_encoder).save_pretrained(folder / "model")
+    # Slow enough that a long job is there still when another page asks for one.
+    unet = tiny_unet(0, in_channels=6, sample_size=8, patch_size=1, widths=(64, 128), blocks=(4, 4))
+    tiny_latent_pipeline(tiny_text_encoder, unet=unet).save_pretrained(folder / "model")
     server = PageServer(folder / "model", folder)
     yield server
     server.stop()

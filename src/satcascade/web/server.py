@@ -158,7 +158,8 @@ def _shown(host: str) -> str:
 def _asked_to_end() -> Iterator[threading.Event]:
     """An event that is set when the process is interrupted or terminated.
 
-    Until the context is left: a second signal must not cut off the cleaning up after the first.
+    After that signals do nothing more: a second one must not cut off the cleaning up after the first, nor
+    change the exit status.
     """
     ended = threading.Event()
 
@@ -170,4 +171,4 @@ def _asked_to_end() -> Iterator[threading.Event]:
         yield ended
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if ended.is_set() else handler)
