@@ -231,7 +231,8 @@ def test_a_decoder_of_the_teachers_latents_for_an_encoder_that_is_there(
     prepared_synthetic, preset, teacher, tmp_path
 ):
     first = trained(preset, prepared_synthetic, tmp_path / "first", *TAUGHT, teacher=teacher)
-    shape = ("model.decoder_enlargement=2", "model.decoder_patch_size=8")
+    # Of other images than the encoder's: its statistics are taken with it.
+    shape = ("model.decoder_enlargement=2", "model.decoder_patch_size=8", "encoder.images=3")
     others = {}
     for name, share in (("theirs", 1.0), ("own", 0.0)):
         more = (*shape, "decoder.optimizer=muon", f"decoder.teacher_latents={share}", "decoder.steps=12")
@@ -284,8 +285,11 @@ def test_settings_and_teachers_that_do_not_fit(prepared_synthetic, preset, teach
         "32 channels at 1/16 of the side, the settings 8", *TAUGHT, "model.latent_channels=8", teacher=teacher
     )
     refused("no teacher in", *TAUGHT, teacher=tmp_path)
+    taught = trained(preset, prepared_synthetic, tmp_path / "taught", *TAUGHT, teacher=teacher)
+    other = random_teacher(tmp_path / "other", seed=1)
+    refused("the encoder given imitates [0-9a-f]{16}, not", *TAUGHT, teacher=other, encoder=taught)
     untaught = trained(preset, prepared_synthetic, tmp_path / "untaught", "decoder.steps=1")
-    refused("the encoder given imitates None, not", *TAUGHT, teacher=teacher, encoder=untaught)
+    refused("the encoder given imitates no teacher", *TAUGHT, teacher=teacher, encoder=untaught)
     damaged = random_teacher(tmp_path / "damaged")
     weights = load_file(damaged / "decoder.safetensors")
     save_file(

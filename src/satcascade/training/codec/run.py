@@ -12,8 +12,9 @@ import numpy.typing as npt
 from satcascade.config.codec import CodecSettings, load_codec_settings
 from satcascade.data.latents import StoredLatents, encode_latents
 from satcascade.data.prepared import PreparedDataset
+from satcascade.errors import UsageError
 from satcascade.hardware.devices import pick_device
-from satcascade.models.codec import LatentCodec
+from satcascade.models.codec import LatentCodec, TinyAutoencoder
 from satcascade.training.codec.quality import evenly
 from satcascade.training.codec.run_file import open_codec_run
 from satcascade.training.codec.targets import TeacherTargets
@@ -80,7 +81,8 @@ def train_codec(
     )
     targets = None
     if taught_by is not None:
-        targets = _teacher_targets(settings, out, taught_by, dataset, rows, quiet)
+        vae = None if given is None else given.vae
+        targets = _teacher_targets(settings, out, taught_by, dataset, rows, vae, quiet)
     trainer = CodecTrainer(
         settings, dataset, rows, out, where, targets, None if given is None else given.vae, quiet
     )
@@ -97,11 +99,19 @@ def _teacher_targets(
     teacher: Teacher,
     dataset: PreparedDataset,
     rows: npt.NDArray[np.int64],
+    encoder: TinyAutoencoder | None,
     quiet: bool,
 ) -> TeacherTargets:
     """The teacher's latents, stored beside the set where they are not yet."""
     views, measured = settings.encoder.views, evenly(rows, settings.encoder.images)
-    codec = TeacherCodec.kept(out, teacher, settings.model.encoder_reduction, dataset, measured)
+    if encoder is not None and encoder.config.imitates is None:
+        raise UsageError("the encoder given imitates no teacher: leave the teacher out")
+    codec = TeacherCodec.kept(out, teacher, settings.model.encoder_reduction, dataset, measured, encoder)
+    if encoder is not None and encoder.config.imitates != codec.fingerprint:
+        raise UsageError(
+            f"the encoder given imitates {encoder.config.imitates}, not {codec.fingerprint}: give the "
+            "teacher of its training"
+        )
     size = dataset.image_size
     encode_latents(dataset, codec, size, views, device=teacher.device, progress=not quiet)
     return TeacherTargets(codec, StoredLatents.open(dataset, codec, size, views), views)

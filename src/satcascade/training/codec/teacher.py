@@ -26,7 +26,7 @@ from satcascade.data.views import SYMMETRIES, dihedral, to_float
 from satcascade.errors import SatcascadeError, UsageError, one_line
 from satcascade.io.hashing import sha256_of_file
 from satcascade.io.json import damaged, read_json, write_json
-from satcascade.models.codec import Codec
+from satcascade.models.codec import Codec, TinyAutoencoder
 
 CHANNELS = 32
 FACTOR = 8
@@ -131,6 +131,7 @@ class TeacherCodec(Codec):
         reduction: int,
         dataset: PreparedDataset,
         rows: npt.NDArray[np.int64],
+        encoder: TinyAutoencoder | None = None,
     ) -> TeacherCodec:
         """The teacher with the statistics in a run's folder, which are measured if there are none.
 
@@ -140,13 +141,18 @@ class TeacherCodec(Codec):
             reduction: see :class:`TeacherCodec`.
             dataset: whose images.
             rows: which of them to measure.
+            encoder: one that imitates the teacher, whose statistics are taken instead.
 
         Raises:
             SatcascadeError: the statistics are damaged.
         """
         path = run / TEACHER_FILE
         if not path.exists():
-            mean, std = measured(teacher, reduction, dataset, rows)
+            if encoder is None:
+                mean, std = measured(teacher, reduction, dataset, rows)
+            else:
+                values = encoder.config.latents_mean, encoder.config.latents_std
+                mean, std = (torch.tensor(each, dtype=torch.float64) for each in values)
             content = {"teacher": str(teacher.folder.resolve()), "reduction": reduction}
             write_json(path, content | {"mean": mean.tolist(), "std": std.tolist()})
         return cls(teacher, reduction, *_statistics(path, read_json(path, f"delete {path}")))

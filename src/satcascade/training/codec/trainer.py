@@ -35,10 +35,11 @@ from satcascade.training.codec.components import patch_components, set_decoder, 
 from satcascade.training.codec.critic import Critic, adversarial_gradient, critic_loss
 from satcascade.training.codec.crops import draw_crops, noised
 from satcascade.training.codec.losses import reconstruction_loss
+from satcascade.training.codec.phases import phase_optimizers
 from satcascade.training.codec.quality import evenly, measure_quality
 from satcascade.training.codec.targets import TeacherTargets
 from satcascade.training.history import History
-from satcascade.training.optimizers import Muon, learning_rate
+from satcascade.training.optimizers import learning_rate
 from satcascade.training.sharded import fill
 
 VAE = "vae"
@@ -192,7 +193,7 @@ class CodecTrainer:
                     model[name] = torch.tensor(self.vae.config[name], dtype=torch.float64)
             if self._settings.decoder.adversarial_weight:
                 model |= {_CRITIC + name: value for name, value in self._critic.state_dict().items()}
-            state = optimizer_tensors(self._all_optimizers())
+            state = optimizer_tensors([*self._optimizers, self._critic_optimizer])
             self._checkpoints.save(Checkpoint(self.step, model, self._average.shadow, state))
         if self.step >= self._encoder_steps:
             with self._average.applied(self.vae.decoder):
@@ -213,11 +214,6 @@ class CodecTrainer:
         if encoder is None and not settings.encoder.steps:
             raise UsageError("a teacher is imitated in encoder.steps, which is 0: set it to 1 or more")
         teacher = self._targets.codec
-        if encoder is not None and encoder.config.imitates != teacher.fingerprint:
-            raise UsageError(
-                f"the encoder given imitates {encoder.config.imitates}, not {teacher.fingerprint}: give the "
-                "teacher of its training, and the same encoder.images"
-            )
         if (teacher.channels, teacher.factor) != (settings.model.latent_channels, factor):
             raise UsageError(
                 f"the teacher has {teacher.channels} channels at 1/{teacher.factor} of the side, the "
@@ -307,19 +303,9 @@ class CodecTrainer:
 
     def _new_optimizers(self) -> list[torch.optim.Optimizer]:
         """Those of the phase which the next step belongs to."""
-        imitating = self.step < self._encoder_steps
-        network = self.vae.encoder if imitating else self.vae.decoder
-        phase: Phase = self._settings.encoder if imitating else self._settings.decoder
-        muon = phase.optimizer == "muon"
-        kernels = [each for each in network.parameters() if muon and each.ndim > 1]
-        others = [each for each in network.parameters() if not muon or each.ndim == 1]
-        optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.0)
-        ]
-        return [*optimizers, Muon(kernels, lr=phase.learning_rate)] if kernels else optimizers
-
-    def _all_optimizers(self) -> list[torch.optim.Optimizer]:
-        return [*self._optimizers, self._critic_optimizer]
+        if self.step < self._encoder_steps:
+            return phase_optimizers(self.vae.encoder, self._settings.encoder)
+        return phase_optimizers(self.vae.decoder, self._settings.decoder)
 
     def _clear_gradients(self) -> None:
         for optimizer in self._optimizers:
@@ -376,7 +362,7 @@ class CodecTrainer:
             if _CRITIC + name in checkpoint.model:
                 fill(value, checkpoint.model[_CRITIC + name])
         self._average.load(checkpoint.ema)
-        load_optimizer_tensors(self._all_optimizers(), checkpoint.optimizer)
+        load_optimizer_tensors([*self._optimizers, self._critic_optimizer], checkpoint.optimizer)
 
     def _record(self) -> None:
         """Check and write down the steps since the last time."""
