@@ -25,7 +25,7 @@ from numpy.lib.format import open_memmap
 
 from satcascade.data.prepared import PreparedDataset
 from satcascade.formats.prepared_set import CONTENT_FILES, IMAGES, MANIFEST, RECORDS
-from satcascade.io.files import folder_written_whole, written_whole
+from satcascade.io.files import atomic_folder, atomic_write
 from satcascade.io.hashing import sha256_of_file
 from satcascade.io.tables import markdown_table
 from satcascade.training.run import train
@@ -115,7 +115,7 @@ def small_copy(dataset: PreparedDataset, out: Path, images: int | None) -> Prepa
             train = train[np.linspace(0, len(train) - 1, min(images, len(train))).astype(int)]
         rows = np.sort(np.concatenate([train, dataset.indices("val")]))
         pixels = dataset.image_size // SIZE
-        with folder_written_whole(out) as aside:
+        with atomic_folder(out) as aside:
             smaller = open_memmap(aside / IMAGES, "w+", np.uint8, (len(rows), SIZE, SIZE, 3))
             for place, row in enumerate(rows):
                 blocks = dataset.images[row].reshape(SIZE, pixels, SIZE, pixels, 3)
@@ -190,7 +190,7 @@ def draw(runs: dict[str, RunSummary], measure: str, path: Path) -> None:
         axes.set_ylim(low - margin, high + margin)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8)
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         figure.savefig(aside, format="svg", metadata={"Date": None})
 
 
@@ -216,7 +216,7 @@ def main() -> None:
         chosen = [*suite["settings"], *settings, *given.set]
         runs[name] = train_variant(data, folder, chosen, steps_of(settings, given.steps))
         print(f"{name}: {runs[name].validations[-1]}", flush=True)
-        with written_whole(out / "table.md") as aside:
+        with atomic_write(out / "table.md") as aside:
             aside.write_text(report(runs, suite["measures"]), encoding="utf-8")
         draw(runs, suite["measures"][0], out / "curves.svg")
     print(report(runs, suite["measures"]))

@@ -40,7 +40,7 @@ from satcascade.evaluation.measures.distances import frechet
 from satcascade.evaluation.networks.features import load_features, real_features
 from satcascade.generation.embeddings import CaptionEmbeddings
 from satcascade.generation.jobs import image_seed
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.zoo import load_pipeline
 
@@ -197,7 +197,7 @@ def quantised(images: np.ndarray) -> np.ndarray:
 
 def keep(path: Path, **arrays: np.ndarray) -> None:
     """Write arrays to a file that appears whole."""
-    with written_whole(path) as aside, aside.open("wb") as file:
+    with atomic_write(path) as aside, aside.open("wb") as file:
         np.savez(file, **arrays)
 
 
@@ -205,7 +205,7 @@ def keep_settings(folder: Path, settings: Mapping[str, object]) -> None:
     """Write the settings down, or refuse a folder that was made with others."""
     path = folder / "settings.json"
     if not path.exists():
-        with written_whole(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_text(json.dumps(settings, indent=1))
         return
     there = json.loads(path.read_text())

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from satcascade.errors import UsageError
 from satcascade.formats.training_run import METRICS, RUN_FILE, VALIDATION
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 from satcascade.training.checkpoints import WEIGHTS, Checkpoint, CheckpointFolder
 from satcascade.training.history import read_rows
 
@@ -87,7 +87,7 @@ def join_checkpoint(pieces: Path, run: Path) -> Path:
     if (there := checkpoints.steps()) and there[-1] >= step:
         raise UsageError(f"{run} has a checkpoint of step {there[-1]}, these pieces one of step {step}")
     for name in (RUN_FILE, *_HISTORIES):
-        with written_whole(run / name) as aside:
+        with atomic_write(run / name) as aside:
             aside.write_bytes(contents[name])
     parts = {
         name: {key: _restored(value) for key, value in safetensors.torch.load(contents[name]).items()}

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from satcascade.errors import SatcascadeError
-from satcascade.io.files import full_disk_refused, written_whole
+from satcascade.io.files import atomic_write, full_disk_refused
 from satcascade.io.hashing import sha256_of_file
 
 LIST = "pieces.json"
@@ -36,7 +36,7 @@ def cut(whole: Path, out: Path, piece_bytes: int) -> list[Path]:
                 piece.write_bytes(block)
             pieces.append(piece)
     entries = [_entry(path) for path in pieces]
-    with written_whole(out / LIST) as aside:
+    with atomic_write(out / LIST) as aside:
         aside.write_text(json.dumps({"whole": _entry(whole), "pieces": entries}, indent=1))
     return pieces
 
@@ -69,7 +69,7 @@ def joined(folder: Path, whole: Path) -> str:
             raise SatcascadeError(f"{piece} {found}: carry it again")
         if sha256_of_file(piece) != entry["sha256"]:
             raise SatcascadeError(f"{piece} is not what was cut (its SHA-256 differs): carry it again")
-    with written_whole(whole) as aside, aside.open("wb") as file:
+    with atomic_write(whole) as aside, aside.open("wb") as file:
         for entry in described["pieces"]:
             file.write((folder / entry["name"]).read_bytes())
     return str(described["whole"]["sha256"])
@@ -77,7 +77,7 @@ def joined(folder: Path, whole: Path) -> str:
 
 def write_archive(path: Path, members: dict[str, bytes]) -> None:
     """An uncompressed tar of named contents; the same contents give the same bytes."""
-    with written_whole(path) as aside, tarfile.open(aside, "w") as archive:
+    with atomic_write(path) as aside, tarfile.open(aside, "w") as archive:
         for name, content in members.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)

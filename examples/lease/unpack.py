@@ -23,7 +23,7 @@ from satcascade.data.decode import decode_image
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
 from satcascade.formats.prepared_set import CONTENT_FILES, EMBEDDINGS, IMAGES, MANIFEST
-from satcascade.io.files import folder_written_whole
+from satcascade.io.files import atomic_folder
 from satcascade.io.hashing import sha256_of_file
 
 
@@ -53,7 +53,7 @@ def unpack(pieces: Path, out: Path) -> PreparedDataset:
         np.save(buffer, (levels * scales.astype(np.float32)).astype(np.float16))
         contents[EMBEDDINGS] = buffer.getvalue()
     count, size = summary["images"], summary["image_size"]
-    with folder_written_whole(out) as aside:
+    with atomic_folder(out) as aside:
         for name, content in contents.items():
             (aside / name).write_bytes(content)
         images = np.lib.format.open_memmap(aside / IMAGES, "w+", np.uint8, (count, size, size, 3))

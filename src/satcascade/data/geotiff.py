@@ -13,7 +13,7 @@ import numpy.typing as npt
 from satcascade.data.raster import opened_raster, quiet_rasters
 from satcascade.data.rgb_file import check_channels
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def write_geotiff(
         "photometric": "RGB",
         "compress": "deflate",
     }
-    with written_whole(path) as aside, quiet_rasters(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+    with atomic_write(path) as aside, quiet_rasters(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
         try:
             with rasterio.open(aside, "w", **profile) as dataset:
                 dataset.write(values.transpose(2, 0, 1))

@@ -160,7 +160,7 @@ def _encode_view(
     shape = (len(dataset), codec.channels, side, side)
     each = 2 * codec.channels * side * side
     target = path / view_name(number)
-    # Its own name, not that of `written_whole`, which would begin anew: only whole batches count.
+    # Its own name, not that of `atomic_write`, which would begin anew: only whole batches count.
     part = path / f".{view_name(number)}.part"
     with full_disk_refused(target):
         header = array_header(np.float16, shape)

@@ -23,7 +23,7 @@ from satcascade.evaluation.report.data import ClassResult, Details, GeneratedIma
 from satcascade.formats.prepared_set import MANIFEST
 from satcascade.formats.report import DETAILS, METRICS
 from satcascade.hardware.devices import pick_device
-from satcascade.io.files import folder_written_whole
+from satcascade.io.files import atomic_folder
 from satcascade.io.json import write_json
 from satcascade.io.progress import ProgressDisplay
 
@@ -120,7 +120,7 @@ def evaluate(
     for result in measured:
         metrics |= result.numbers
     details = _details(comparison, measured, notes)
-    with folder_written_whole(out) as aside:
+    with atomic_folder(out) as aside:
         _write_thumbnails(bundle, aside)
         for result in measured:
             for name, picture in result.pictures.items():

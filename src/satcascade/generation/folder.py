@@ -13,7 +13,7 @@ from satcascade.formats.generated_folder import CAPTIONS, GRID, MANIFEST, RUN_FI
 from satcascade.generation.jobs import TextToImage
 from satcascade.generation.provenance import NOTICE, SOFTWARE, manifest_line, read_png_text, write_png
 from satcascade.generation.shard import Shard
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 from satcascade.io.folders import DescribedFolder, Difference
 from satcascade.io.locks import exclusive, waiting
 
@@ -134,7 +134,7 @@ def _words(difference: Difference) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8", newline="\n")
 
 

@@ -16,7 +16,7 @@ from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import SatcascadeError, UsageError, one_line
 from satcascade.formats.generated_folder import MANIFEST
 from satcascade.generation.provenance import read_png_text
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 from satcascade.io.folders import DescribedFolder
 from satcascade.io.hashing import sha256_of_text
 
@@ -166,10 +166,10 @@ def _write_folder(out: Path, files: Sequence[Path], rows: Sequence[_Row], _: int
         lines.append(json.dumps({"file_name": name, **row.to_json()}, ensure_ascii=False))
         new = not place.is_file() or place.stat().st_size != file.stat().st_size
         if new:
-            with written_whole(place) as aside:
+            with atomic_write(place) as aside:
                 shutil.copyfile(file, aside)
         yield new
-    with written_whole(out / METADATA) as aside:
+    with atomic_write(out / METADATA) as aside:
         aside.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
@@ -186,7 +186,7 @@ def _write_shards(out: Path, files: Sequence[Path], rows: Sequence[_Row], shard_
         new = not place.is_file()
         if new:
             with (
-                written_whole(place) as aside,
+                atomic_write(place) as aside,
                 tarfile.open(aside, "w", format=tarfile.USTAR_FORMAT) as archive,
             ):
                 for file, row in zip(files[start : start + shard_size], rows[start:], strict=False):

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from satcascade.config.stage_settings import StageName, StageSettings
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 from satcascade.io.hashing import sha256_of_text
 from satcascade.pipelines.cascade import CascadePipeline
 
@@ -83,7 +83,7 @@ def write_png(path: Path, image: Image.Image, text: dict[str, str]) -> None:
     info = PngImagePlugin.PngInfo()
     for key, value in text.items():
         info.add_text(key, value) if value.isascii() else info.add_itxt(key, value)
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         image.save(aside, format="PNG", pnginfo=info, compress_level=6)
 
 

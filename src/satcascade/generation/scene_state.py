@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from satcascade.errors import one_line
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 from satcascade.io.json import damaged
 from satcascade.sampling.scene import SceneState
 
@@ -76,5 +76,5 @@ class SceneStateFile:
             tensors["picture"] = state.picture.contiguous()
         tensors |= {_SOLVER + name: value for name, value in state.solver_tensors.items()}
         plain = json.dumps({"stage": state.stage, "done": state.done, "solver": state.solver})
-        with written_whole(self.path) as aside:
+        with atomic_write(self.path) as aside:
             save_file(tensors, aside, {"state": plain})

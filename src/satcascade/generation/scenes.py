@@ -35,7 +35,7 @@ from satcascade.generation.provenance import (
     write_png,
 )
 from satcascade.generation.scene_state import SceneStateFile
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 from satcascade.io.folders import DescribedFolder, Difference
 from satcascade.io.hashing import sha256_of_file
 from satcascade.io.locks import exclusive
@@ -240,7 +240,7 @@ def make_scene(pipeline: CascadePipeline, request: SceneRequest, *, progress: bo
                 write_png(file, job.sample(state, keeper), job.text())
             finally:
                 pipeline.set_progress_bar_config(**before)
-        with written_whole(request.out / MANIFEST) as aside:
+        with atomic_write(request.out / MANIFEST) as aside:
             aside.write_text(manifest_line(file), encoding="utf-8", newline="\n")
         keeper.remove()
     resumed = None if state is None else (state.stage, state.done)

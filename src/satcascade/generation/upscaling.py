@@ -34,7 +34,7 @@ from satcascade.generation.provenance import (
     versions,
     write_png,
 )
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 from satcascade.io.folders import DescribedFolder, Difference
 from satcascade.io.hashing import sha256_of_file
 from satcascade.io.locks import exclusive
@@ -218,7 +218,7 @@ def upscale(pipeline: CascadePipeline, request: UpscaleRequest, *, progress: boo
         finally:
             pipeline.set_progress_bar_config(**before)
         files = [job.file(source) for source in sources]
-        with written_whole(request.out / MANIFEST) as aside:
+        with atomic_write(request.out / MANIFEST) as aside:
             lines = "".join(manifest_line_of(file.name, _text_of(file)) for file in files)
             aside.write_text(lines, encoding="utf-8", newline="\n")
     return UpscaleReport(request.out, made, len(sources) - made, time.monotonic() - started)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from satcascade.config.preset import Preset, StageName, load_preset, preset_names
 from satcascade.errors import SatcascadeError, UsageError, one_line
 from satcascade.interop.imagen_names import from_imagen_names, imagen_names, to_imagen_names
-from satcascade.io.files import check_space, written_whole
+from satcascade.io.files import atomic_write, check_space
 from satcascade.models.registry import build_model
 from satcascade.models.rsdiff_config import RSDiffModel
 from satcascade.models.rsdiff_unet import RSDiffUNet
@@ -137,7 +137,7 @@ def export(model: str | Path, out: Path) -> None:
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, betas=(0.9, 0.99))
         content |= {f"scaler{index}": {}, f"optim{index}": optimizer.state_dict()}
     content["ema"] = ema
-    with written_whole(out) as aside:
+    with atomic_write(out) as aside:
         torch.save(content, aside)
 
 

@@ -13,7 +13,7 @@ from satcascade.errors import SatcascadeError
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is renamed to ``path``.
 
     On any exception the temporary file is removed and ``path`` is as it was before. Nothing that
@@ -37,7 +37,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def folder_written_whole(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside ``path``; on success it takes the place of ``path``.
 
     On any exception it is removed and ``path`` is as it was before.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from satcascade.errors import SatcascadeError, one_line
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 
 
 def read_json(path: Path, remedy: str, missing: SatcascadeError | None = None) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def write_json(path: Path, content: Mapping[str, Any], indent: int = 1, sort_key
         SatcascadeError: the disk is full.
     """
     text = json.dumps(content, indent=indent, sort_keys=sort_keys, ensure_ascii=False)
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_text(text + "\n", encoding="utf-8", newline="\n")
 
 

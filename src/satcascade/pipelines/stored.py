@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import is_accelerate_available
 
 from satcascade.errors import SatcascadeError, UsageError, one_line
-from satcascade.io.files import folder_written_whole
+from satcascade.io.files import atomic_folder
 from satcascade.io.hashing import sha256_of_files, weights_hash
 from satcascade.pipelines.folder import check_fit, check_weights, model_folder, weight_files
 
@@ -101,7 +101,7 @@ class StoredPipeline(DiffusionPipeline):
         # The hub's name for a pushed folder is that of the target.
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", target.name)
-        with folder_written_whole(target) as aside:
+        with atomic_folder(target) as aside:
             super().save_pretrained(str(aside), **kwargs)
 
     @property

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from satcascade.errors import SatcascadeError, one_line
 from satcascade.formats.training_run import BEST
-from satcascade.io.files import folder_written_whole, synced_write
+from satcascade.io.files import atomic_folder, synced_write
 from satcascade.io.hashing import sha256_of_file
 from satcascade.io.json import damaged, read_json, write_json
 from satcascade.training.sharded import fill
@@ -232,7 +232,7 @@ def _by_step(folder: Path) -> dict[int, Path]:
 
 
 def _write(final: Path, step: int, weights: dict[str, dict[str, Tensor]]) -> None:
-    with folder_written_whole(final) as aside:
+    with atomic_folder(final) as aside:
         for name, values in weights.items():
             tensors = {key: value.contiguous() for key, value in values.items()}
             synced_write(aside / f"{name}.safetensors", save(tensors))

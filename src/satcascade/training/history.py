@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from satcascade.formats.training_run import METRICS, TENSORBOARD
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 from satcascade.io.progress import ProgressDisplay
 
 
@@ -135,7 +135,7 @@ def truncate(path: Path, step: int) -> None:
     """Cut off what a killed run wrote of later steps than ``step``."""
     if path.exists():
         kept = [json.dumps(row) + "\n" for row in read_rows(path, step)]
-        with written_whole(path) as aside:
+        with atomic_write(path) as aside:
             aside.write_text("".join(kept), encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from satcascade.config.training import FREE_SECTIONS
 from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError, one_line
 from satcascade.formats.training_run import RUN_FILE, VAE
-from satcascade.io.files import folder_written_whole
+from satcascade.io.files import atomic_folder
 from satcascade.io.folders import DescribedFolder
 from satcascade.io.json import damaged, read_json
 from satcascade.models.codec import Codec, LatentCodec, PixelCodec, TinyAutoencoder
@@ -77,7 +77,7 @@ def open_run(
     folder.write(description)
     if isinstance(codec, LatentCodec) and not (out / VAE).exists():
         # So that a run is whole without the folder that its autoencoder came from.
-        with folder_written_whole(out / VAE) as aside:
+        with atomic_folder(out / VAE) as aside:
             codec.vae.save_pretrained(str(aside))
 
 

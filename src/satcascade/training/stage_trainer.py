@@ -19,7 +19,7 @@ from torch import Tensor
 
 from satcascade.config.preset import Preset, StageName
 from satcascade.errors import SatcascadeError
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 from satcascade.io.locks import exclusive
 from satcascade.models.codec import PIXELS, Codec
 from satcascade.models.denoiser import Denoiser
@@ -293,7 +293,7 @@ class StageTrainer:
             if self._history is not None and self._grid is not None:
                 picture = self._grid(model, self._dtype)
         if self._history is not None and picture is not None:
-            with written_whole(self.out / "samples" / f"step-{self.step:07d}.png") as aside:
+            with atomic_write(self.out / "samples" / f"step-{self.step:07d}.png") as aside:
                 Image.fromarray(picture).save(aside, format="png")
             self._history.add_image("samples", picture, self.step)
         self._accelerator.wait_for_everyone()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from satcascade.config.preset import Preset
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.formats.training_run import METRICS, RUN_FILE, TENSORBOARD, VALIDATION
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 from satcascade.io.tables import aligned_table
 from satcascade.training.checkpoints import CheckpointFolder
 from satcascade.training.run_folder import read_description
@@ -191,7 +191,7 @@ def plot(runs: Sequence[RunSummary], path: Path | str) -> None:
     for axes in (upper, lower):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-    with written_whole(path) as aside:
+    with atomic_write(path) as aside:
         figure.savefig(aside, format=path.suffix[1:].lower(), dpi=150)
 
 

@@ -29,7 +29,7 @@ from satcascade.evaluation.inputs import RealImages
 from satcascade.evaluation.networks.clip import CLIP_PREFIX, load_clip
 from satcascade.evaluation.networks.feature_network import PROTOCOL_SIZE, FeatureNetwork
 from satcascade.evaluation.networks.inception import WIDTHS, load_inception
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 from satcascade.io.hashing import weights_fingerprint
 
 EFFICIENTNET = "efficientnet-lite0"
@@ -104,7 +104,7 @@ def real_features(
             return torch.from_numpy(kept).double()
     features = network(images, progress)
     try:
-        with written_whole(path) as aside, aside.open("wb") as file:
+        with atomic_write(path) as aside, aside.open("wb") as file:
             np.save(file, features.float().numpy())
     except OSError:
         pass

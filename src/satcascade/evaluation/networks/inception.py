@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from satcascade.errors import SatcascadeError, one_line
 from satcascade.io.cache import cache_folder
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 from satcascade.io.hashing import sha256_of_file
 
 WEIGHTS_URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
@@ -291,7 +291,7 @@ def _fetched() -> Path:
         try:
             with (
                 urllib.request.urlopen(WEIGHTS_URL, timeout=_TIMEOUT_S) as response,
-                written_whole(path) as aside,
+                atomic_write(path) as aside,
                 aside.open("wb") as file,
             ):
                 while block := response.read(1 << 20):

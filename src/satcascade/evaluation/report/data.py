@@ -19,7 +19,7 @@ from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from satcascade.errors import SatcascadeError, one_line
 from satcascade.formats.report import DETAILS, METRICS, THUMBNAILS
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 from satcascade.io.json import damaged, read_json
 
 _REMEDY = "run 'satcascade evaluate' again"
@@ -205,7 +205,7 @@ class Sweep:
             SatcascadeError: the disk is full.
         """
         lines = [self.columns, *([row[column] for column in self.columns] for row in self.rows)]
-        with written_whole(Path(path)) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+        with atomic_write(Path(path)) as aside, aside.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, delimiter="\t", lineterminator="\n").writerows(lines)
 
 

@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 from satcascade.evaluation.measures.registry import COLUMNS, column_of
 from satcascade.evaluation.report.data import Report, Sweep
 from satcascade.evaluation.report.tables import network_title, networks
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 
 # Drawn in these placeholders, shown in the page's variables: no other colour is used in a figure.
 _INK, _RULE = "#010203", "#010204"
@@ -182,7 +182,7 @@ def write_sweep_png(sweep: Sweep, path: Path) -> bool:
             _draw(axes, curves, _LIGHT)
         for axes in places[len(drawn) :]:
             axes.set_visible(False)
-        with written_whole(path) as aside:
+        with atomic_write(path) as aside:
             figure.savefig(aside, format="png", dpi=130, facecolor="white")
     return True
 

@@ -22,7 +22,7 @@ from satcascade.evaluation.report.figures import (
     sweep_figures,
 )
 from satcascade.formats.report import MEMORISATION
-from satcascade.io.files import written_whole
+from satcascade.io.files import atomic_write
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -84,9 +84,9 @@ def write_report(
     page = _page(reports, drawn)
     if figures is not None:
         for figure in drawn.all:
-            with written_whole(Path(figures) / f"{figure.name}.svg") as aside:
+            with atomic_write(Path(figures) / f"{figure.name}.svg") as aside:
                 aside.write_text(figure.svg, encoding="utf-8")
-    with written_whole(Path(out)) as aside:
+    with atomic_write(Path(out)) as aside:
         aside.write_text(page, encoding="utf-8")
     return Path(out)
 

@@ -19,7 +19,7 @@ from satcascade.config.codec import CodecSettings, Phase
 from satcascade.data.prepared import PreparedDataset
 from satcascade.data.views import to_float
 from satcascade.errors import SatcascadeError, UsageError
-from satcascade.io.files import folder_written_whole
+from satcascade.io.files import atomic_folder
 from satcascade.io.locks import exclusive
 from satcascade.models.codec import LatentCodec, TinyAutoencoder
 from satcascade.seeds import derived_seed
@@ -197,7 +197,7 @@ class CodecTrainer:
             self._checkpoints.save(Checkpoint(self.step, model, self._average.shadow, state))
         if self.step >= self._encoder_steps:
             with self._average.applied(self.vae.decoder):
-                with folder_written_whole(self.out / VAE) as aside:
+                with atomic_folder(self.out / VAE) as aside:
                     self.vae.save_pretrained(aside)
                 self._validate()
         self._saved = time.monotonic()
