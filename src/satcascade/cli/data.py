@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from satcascade.cli.options import count, numbers
+from satcascade.cli.options import QuietOption, count, numbers
 from satcascade.errors import UsageError
 
 
@@ -41,7 +41,7 @@ def prepare(
         float, typer.Option(metavar="SHARE", help="A tile with more nodata than that is bad.")
     ] = 0.5,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad rows out and say which.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Prepare a captioned image set for training."""
     chosen, percentiles = numbers("--bands", bands, int), numbers("--stretch", stretch, float)

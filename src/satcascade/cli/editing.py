@@ -9,11 +9,17 @@ import typer
 
 from satcascade.cli.options import (
     DeviceOption,
+    GuidanceOption,
+    ModelOption,
     PrecisionName,
     PrecisionOption,
+    QuietOption,
     SchedulerOption,
     SeedOption,
+    SRGuidanceOption,
+    StepsOption,
     amount,
+    check_out,
     count,
     numbers,
     share,
@@ -38,7 +44,7 @@ def edit(
     ] = None,
     resampling: Annotated[int, count("With a mask or a box: take all steps so often, to fit in better.")] = 1,
     feather: Annotated[
-        int | None, typer.Option(metavar="PX", help="Width of the soft edge inside of a mask. Default: 8.")
+        int | None, amount("Width of the soft edge inside of a mask. Default: 8.", metavar="PX")
     ] = None,
     number: Annotated[int, count("Pictures to make.", "-n", "--number")] = 1,
     out: Annotated[
@@ -46,17 +52,15 @@ def edit(
     ] = None,
     seed: SeedOption = 0,
     batch_size: Annotated[int, count("Pictures at once.")] = 8,
-    steps: Annotated[int | None, count("Sampling steps of both stages.")] = None,
-    guidance: Annotated[float | None, amount("Guidance of the base stage; 1 is none.")] = None,
-    sr_guidance: Annotated[float | None, amount("Guidance of the super-resolution stage.")] = None,
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
+    sr_guidance: SRGuidanceOption = None,
     scheduler: SchedulerOption = None,
-    model: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="builtin, rsdiff, a folder, or owner/name on the hub.")
-    ] = "builtin",
+    model: ModelOption = "builtin",
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionName.float32,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Make only part I of N of the run.")] = "1/1",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Remake a part of an image by a caption, or vary the whole of it.
 
@@ -72,15 +76,12 @@ def edit(
     if mask is None and box is None and (resampling > 1 or feather is not None):
         option = "--resampling" if resampling > 1 else "--feather"
         raise UsageError(f"{option} is for a part of an image: say which with --mask or --box")
-    if feather is not None and feather < 0:
-        raise UsageError(f"--feather {feather} is not possible: give 0 or more")
     corners = numbers("--box", box, int)
     if corners is not None and len(corners) != 4:
         raise UsageError(f"--box '{box}' is not possible: give left, top, width and height with commas")
     part = Shard.parse(shard)
     check_model_name(model)
-    if out is not None and out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: give a folder")
+    check_out(out)
 
     from satcascade.data.captions import Captions, slug
     from satcascade.generation.edit_source import EditSource

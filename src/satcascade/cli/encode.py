@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from satcascade.cli.options import DeviceOption, count, numbers
+from satcascade.cli.options import DeviceOption, QuietOption, count, numbers
 from satcascade.errors import UsageError
 
 
@@ -21,7 +21,7 @@ def encode(
         str | None, typer.Option(metavar="A,B", help="Which of the eight symmetries, from 0; default: all.")
     ] = None,
     device: DeviceOption = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Store the latents of a prepared set, for training on them.
 

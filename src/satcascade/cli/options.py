@@ -6,6 +6,7 @@ import json
 import math
 import re
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -48,9 +49,9 @@ def count(about: str, *names: str) -> Any:
     return typer.Option(*names, callback=_one_or_more, metavar="N", help=about)
 
 
-def amount(about: str) -> Any:
+def amount(about: str, metavar: str = "X") -> Any:
     """An option that takes a number of 0 or more."""
-    return typer.Option(callback=_not_negative, metavar="X", help=about)
+    return typer.Option(callback=_not_negative, metavar=metavar, help=about)
 
 
 def share(about: str) -> Any:
@@ -87,7 +88,31 @@ SchedulerOption = Annotated[
         help=f"Sampler of both stages: {', '.join(SOLVERS)}.",
     ),
 ]
+StepsOption = Annotated[int | None, count("Sampling steps of both stages.")]
+BaseStepsOption = Annotated[int | None, count("Sampling steps of the base stage.")]
+SRStepsOption = Annotated[int | None, count("Sampling steps of the super-resolution stage.")]
+GuidanceOption = Annotated[float | None, amount("Guidance of the base stage; 1 is none.")]
+SRGuidanceOption = Annotated[float | None, amount("Guidance of the super-resolution stage.")]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|DIR",
+        autocompletion=completion.models,
+        help="builtin, rsdiff, a folder, or owner/name on the hub.",
+    ),
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+
+
+def check_out(out: Path | None) -> None:
+    """Refuse a file in the place of a folder.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: give a folder")
 
 
 def print_json(content: Any) -> None:

@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from satcascade.cli import completion
 from satcascade.cli.launch import launch, launched, place
 from satcascade.cli.options import (
+    BaseStepsOption,
     DeviceOption,
+    GuidanceOption,
+    ModelOption,
     PrecisionName,
     PrecisionOption,
+    QuietOption,
     SchedulerOption,
     SeedOption,
-    amount,
+    SRGuidanceOption,
+    SRStepsOption,
+    StepsOption,
+    check_out,
     count,
 )
 from satcascade.config.stage_settings import StageSettings
@@ -50,27 +56,20 @@ def sample(
     ] = None,
     seed: SeedOption = 0,
     batch_size: Annotated[int, count("Images at once.")] = 8,
-    steps: Annotated[int | None, count("Sampling steps of both stages.")] = None,
-    base_steps: Annotated[int | None, count("Sampling steps of the base stage.")] = None,
-    sr_steps: Annotated[int | None, count("Sampling steps of the super-resolution stage.")] = None,
-    guidance: Annotated[float | None, amount("Guidance of the base stage; 1 is none.")] = None,
-    sr_guidance: Annotated[float | None, amount("Guidance of the super-resolution stage.")] = None,
+    steps: StepsOption = None,
+    base_steps: BaseStepsOption = None,
+    sr_steps: SRStepsOption = None,
+    guidance: GuidanceOption = None,
+    sr_guidance: SRGuidanceOption = None,
     scheduler: SchedulerOption = None,
     stop_at: Annotated[StopAt | None, typer.Option(help="Leave super-resolution out.")] = None,
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME|DIR",
-            autocompletion=completion.models,
-            help="builtin, rsdiff, a folder, or owner/name on the hub.",
-        ),
-    ] = "builtin",
+    model: ModelOption = "builtin",
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionName.float32,
     columns: Annotated[int | None, count("Columns of the contact sheet.")] = None,
     processes: Annotated[int, count("Processes (GPUs) to share the images.")] = 1,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Make only part I of N of the run.")] = "1/1",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Make images of captions.
 
@@ -92,7 +91,7 @@ def sample(
         who = "--processes" if processes > 1 else "torchrun"
         raise UsageError(f"{who} shares the images out itself: leave --shard out")
     check_model_name(model)
-    _check_out(out)
+    check_out(out)
 
     began = time.monotonic()
     chosen, name = _captions(caption, captions, data, split, caption_number, draw, draw_seed)
@@ -135,11 +134,6 @@ def _has_gpus() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-def _check_out(out: Path | None) -> None:
-    if out is not None and out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: give a folder")
 
 
 def _captions(

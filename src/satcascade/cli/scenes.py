@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from satcascade.cli.options import (
+    BaseStepsOption,
     DeviceOption,
+    GuidanceOption,
+    ModelOption,
     PrecisionName,
     PrecisionOption,
+    QuietOption,
     SchedulerOption,
     SeedOption,
+    SRGuidanceOption,
+    SRStepsOption,
+    StepsOption,
     amount,
+    check_out,
     count,
 )
 from satcascade.config.stage_settings import StageSettings
@@ -34,14 +42,8 @@ def _share(value: float) -> float:
     return value
 
 
-def _side(option: typer.CallbackParam, value: int) -> int:
-    if value < 0:
-        raise UsageError(f"{option.opts[-1]} {value} is not possible: give 0 or more")
-    return value
-
-
 def _grow(side: str) -> Any:
-    return typer.Option(callback=_side, metavar="PX", help=f"Pixels to grow by {side}.")
+    return amount(f"Pixels to grow by {side}.", metavar="PX")
 
 
 _OutOption = Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: scenes/...")]
@@ -50,18 +52,9 @@ OverlapOption = Annotated[
     typer.Option(callback=_share, metavar="X", help="Overlap of windows, as a share of one: 0 to 0.75."),
 ]
 BatchOption = Annotated[int, count("Windows at once.")]
-_StepsOption = Annotated[int | None, count("Sampling steps of both stages.")]
-_BaseStepsOption = Annotated[int | None, count("Sampling steps of the base stage.")]
-_SRStepsOption = Annotated[int | None, count("Sampling steps of the super-resolution stage.")]
-_GuidanceOption = Annotated[float | None, amount("Guidance of the base stage; 1 is none.")]
-_SRGuidanceOption = Annotated[float | None, amount("Guidance of the super-resolution stage.")]
-ModelOption = Annotated[
-    str, typer.Option(metavar="NAME|DIR", help="builtin, rsdiff, a folder, or owner/name on the hub.")
-]
 _SaveOption = Annotated[
     float, typer.Option(min=0, metavar="SECONDS", help="How often to save a state to resume from.")
 ]
-_QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")]
 
 
 def scene(
@@ -75,17 +68,17 @@ def scene(
     out: _OutOption = None,
     seed: SeedOption = 0,
     batch_size: BatchOption = 4,
-    steps: _StepsOption = None,
-    base_steps: _BaseStepsOption = None,
-    sr_steps: _SRStepsOption = None,
-    guidance: _GuidanceOption = None,
-    sr_guidance: _SRGuidanceOption = None,
+    steps: StepsOption = None,
+    base_steps: BaseStepsOption = None,
+    sr_steps: SRStepsOption = None,
+    guidance: GuidanceOption = None,
+    sr_guidance: SRGuidanceOption = None,
     scheduler: SchedulerOption = None,
     model: ModelOption = "builtin",
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionName.float32,
     save_every: _SaveOption = 60.0,
-    quiet: _QuietOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Make one picture of any size, of a caption or of a map of captions.
 
@@ -138,17 +131,17 @@ def extend(
     out: _OutOption = None,
     seed: SeedOption = 0,
     batch_size: BatchOption = 4,
-    steps: _StepsOption = None,
-    base_steps: _BaseStepsOption = None,
-    sr_steps: _SRStepsOption = None,
-    guidance: _GuidanceOption = None,
-    sr_guidance: _SRGuidanceOption = None,
+    steps: StepsOption = None,
+    base_steps: BaseStepsOption = None,
+    sr_steps: SRStepsOption = None,
+    guidance: GuidanceOption = None,
+    sr_guidance: SRGuidanceOption = None,
     scheduler: SchedulerOption = None,
     model: ModelOption = "builtin",
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionName.float32,
     save_every: _SaveOption = 60.0,
-    quiet: _QuietOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Let a picture grow beyond its edges; its own pixels stay as they are.
 
@@ -226,13 +219,3 @@ def _pixels(size: str) -> tuple[int, int]:
     if not match or not int(match[1]) or not int(match[2]):
         raise UsageError(f"--size {size} is not possible: give width and height in pixels, such as 1024x768")
     return int(match[2]), int(match[1])
-
-
-def check_out(out: Path | None) -> None:
-    """Refuse a file in the place of a folder.
-
-    Raises:
-        UsageError: there is one.
-    """
-    if out is not None and out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: give a folder")

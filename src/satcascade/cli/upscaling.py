@@ -9,14 +9,17 @@ import typer
 
 from satcascade.cli.options import (
     DeviceOption,
+    ModelOption,
     PrecisionName,
     PrecisionOption,
+    QuietOption,
     SchedulerOption,
     SeedOption,
     amount,
+    check_out,
     count,
 )
-from satcascade.cli.scenes import BatchOption, ModelOption, OverlapOption, check_out
+from satcascade.cli.scenes import BatchOption, OverlapOption
 from satcascade.config.stage_settings import StageSettings
 from satcascade.errors import UsageError
 from satcascade.zoo import check_model_name, load_pipeline
@@ -40,7 +43,7 @@ def upscale(
     model: ModelOption = "builtin",
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionName.float32,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Enlarge images with the super-resolution stage of a model.
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from satcascade.cli.options import DeviceOption, PrecisionName, PrecisionOption
+from satcascade.cli.options import DeviceOption, ModelOption, PrecisionName, PrecisionOption
 from satcascade.errors import UsageError
 from satcascade.zoo import check_model_name, load_pipeline
 
@@ -18,9 +18,7 @@ def _port(value: int | None) -> int | None:
 
 
 def web(
-    model: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="builtin, rsdiff, a folder, or owner/name on the hub.")
-    ] = "builtin",
+    model: ModelOption = "builtin",
     port: Annotated[
         int | None,
         typer.Option(callback=_port, metavar="P", help="Default: the first that is free from 7860 on."),

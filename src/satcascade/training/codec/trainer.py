@@ -95,6 +95,8 @@ class CodecTrainer:
         self._check(encoder)
         critic: Any = Critic()  # Any: the type of `to` lacks the memory format
         self._critic: Critic = critic.to(device, memory_format=torch.channels_last)
+        if targets is not None:
+            self._mean, self._std = self._statistics(self._taught_statistics())
         self._optimizers = self._new_optimizers()
         self._critic_optimizer = torch.optim.AdamW(
             self._critic.parameters(), settings.decoder.critic_learning_rate, betas=(0.5, 0.99)
@@ -223,8 +225,7 @@ class CodecTrainer:
     def _imitate(self, rate: float) -> Tensor:
         """One step of the encoder towards the teacher's latents; loss and gradient norm, (2,)."""
         images, wanted = self._pairs()
-        mean, std = self._statistics(self._taught_statistics())
-        loss = ((self.vae.encode(images).latents - mean) / std - wanted).square().mean()
+        loss = (self._encoded(images) - wanted).square().mean()
         self._clear_gradients()
         loss.backward()
         return self._update(self.vae.encoder, loss, rate)
@@ -233,8 +234,8 @@ class CodecTrainer:
         """One step of the decoder, and of its critic; loss of the decoder and gradient norm, (2,)."""
         settings, training = self._settings, self._settings.decoder
         real, latents = self._decoded_from()
-        noise = noised(latents, training, settings.seed, self.step)
-        decoded = self.vae.decode(noise * self._std + self._mean).sample
+        latents = noised(latents, training, settings.seed, self.step)
+        decoded = self.vae.decode(latents * self._std + self._mean).sample
         # The gradient at the pixels first, so that the critic's can be measured against it.
         leaf = decoded.detach().requires_grad_()
         loss = reconstruction_loss(leaf, real, training.gradient_weight, training.texture_weight)
