@@ -76,7 +76,8 @@ class DecoderTraining(Phase):
             :func:`satcascade.training.codec.losses.texture_error`.
         adversarial_weight: weight of the adversarial gradient beside that of the other errors, both taken at
             the decoded pixels and brought to the same norm, see :mod:`satcascade.training.codec.critic`.
-        adversarial_after: steps of the decoder before which there is none.
+        adversarial_after: steps of the decoder before which there is none; then it rises to its weight in 500
+            steps.
         critic_learning_rate: learning rate of the critic that it comes from.
     """
 

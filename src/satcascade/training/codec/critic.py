@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
+# Steps in which the weight of its gradient rises from 0.
+CRITIC_WARMUP = 500
 _PATCH = 4
 _WIDTHS = (64, 96, 128)
 

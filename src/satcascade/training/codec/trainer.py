@@ -32,7 +32,7 @@ from satcascade.training.checkpoints import (
 )
 from satcascade.training.codec.autoencoder import new_autoencoder
 from satcascade.training.codec.components import patch_components, set_decoder, set_encoder
-from satcascade.training.codec.critic import Critic, adversarial_gradient, critic_loss
+from satcascade.training.codec.critic import CRITIC_WARMUP, Critic, adversarial_gradient, critic_loss
 from satcascade.training.codec.crops import draw_crops, noised
 from satcascade.training.codec.losses import reconstruction_loss
 from satcascade.training.codec.phases import phase_optimizers
@@ -240,13 +240,12 @@ class CodecTrainer:
         leaf = decoded.detach().requires_grad_()
         loss = reconstruction_loss(leaf, real, training.gradient_weight, training.texture_weight)
         (gradient,) = torch.autograd.grad(loss, leaf)
-        adversarial = (
-            training.adversarial_weight and self.step - self._encoder_steps >= training.adversarial_after
-        )
+        judged = self.step - self._encoder_steps - training.adversarial_after
+        adversarial = training.adversarial_weight and judged >= 0
         if adversarial:
-            gradient = gradient + training.adversarial_weight * adversarial_gradient(
-                self._critic, decoded, gradient
-            )
+            # A critic that has seen nothing points anywhere.
+            weight = training.adversarial_weight * min(1.0, judged / CRITIC_WARMUP)
+            gradient = gradient + weight * adversarial_gradient(self._critic, decoded, gradient)
         self._clear_gradients()
         decoded.backward(gradient)
         loss_and_norm = self._update(self.vae.decoder, loss, rate)
@@ -268,8 +267,10 @@ class CodecTrainer:
         real, taught = self._pairs()
         chance = torch.Generator().manual_seed(derived_seed(self._settings.seed, "teacher", self.step))
         share = self._settings.decoder.teacher_latents
-        theirs = (torch.rand(len(real), 1, 1, 1, generator=chance) < share).to(self._device)
-        return real, torch.where(theirs, taught, self._encoded(real))
+        ours = torch.nonzero(torch.rand(len(real), generator=chance) >= share)[:, 0].to(self._device)
+        if len(ours):
+            taught[ours] = self._encoded(real[ours])
+        return real, taught
 
     def _pairs(self) -> tuple[Tensor, Tensor]:
         """Crops of a step, and the teacher's latents of them, see :meth:`TeacherTargets.pairs`."""
