@@ -47,6 +47,7 @@ TAUGHT = (
     "model.num_encoder_blocks=[0,1]",
     "encoder.steps=5",
     "decoder.teacher_latents=0.5",
+    "decoder.teacher_pictures=1",
     "decoder.adversarial_weight=0.5",
     "decoder.adversarial_after=1",
 )

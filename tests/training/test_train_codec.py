@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from satcascade.cli import main
-from satcascade.config.codec import codec_names, load_codec_settings
-from satcascade.data.latents import StoredLatents
+from satcascade.config.codec import DecoderTraining, codec_names, load_codec_settings
+from satcascade.data.latents import StoredLatents, encode_latents
 from satcascade.data.prepared import PreparedDataset
 from satcascade.data.views import SYMMETRIES, dihedral, to_float
 from satcascade.errors import SatcascadeError, UsageError
@@ -22,6 +22,8 @@ from satcascade.training.checkpoints import CheckpointFolder
 from satcascade.training.codec.components import patch_components, set_decoder, set_encoder
 from satcascade.training.codec.critic import Critic, adversarial_gradient, critic_loss
 from satcascade.training.codec.crops import Crops, draw_crops
+from satcascade.training.codec.losses import decoder_loss, reconstruction_loss
+from satcascade.training.codec.pictures import teacher_pictures
 from satcascade.training.codec.targets import TeacherTargets
 from satcascade.training.codec.teacher import TeacherCodec, load_teacher
 from satcascade.training.run import open_codec
@@ -180,15 +182,64 @@ def test_pairs_show_the_same_place(prepared_synthetic, teacher, tmp_path):
         number: np.arange(3 * 32 * 16, dtype=np.float16).reshape(3, 32, 4, 4) + 0 * number
         for number in (0, 3)
     }
-    targets = TeacherTargets(codec, StoredLatents(tmp_path, (32, 4, 4), views), (0, 3))
+    pictures = {
+        number: np.random.default_rng(number).integers(0, 255, (3, 32, 32, 3), np.uint8) for number in views
+    }
+    targets = TeacherTargets(codec, StoredLatents(tmp_path, (32, 4, 4), views), (0, 3), pictures)
     crops = Crops(np.array([0, 2]), torch.tensor([[16, 32], [0, 16]]), torch.tensor([0, 3]), 16)
     rows = np.array([0, 1, 2])
-    images, latents = targets.pairs(prepared_synthetic, rows, crops, torch.device("cpu"))
+    taught = targets.of(prepared_synthetic, rows, crops, torch.device("cpu"))
     source = images_of(prepared_synthetic, 3)
-    assert torch.equal(images[0], source[0, :, 16:32, 32:48])
-    assert torch.equal(images[1], dihedral(source[2], 3)[:, :16, 16:32])
-    assert np.array_equal(latents[0], views[0][0, :, 1:2, 2:3])
-    assert np.array_equal(latents[1], views[3][2, :, :1, 1:2])
+    assert torch.equal(taught.images[0], source[0, :, 16:32, 32:48])
+    assert torch.equal(taught.images[1], dihedral(source[2], 3)[:, :16, 16:32])
+    assert np.array_equal(taught.latents[0], views[0][0, :, 1:2, 2:3])
+    assert np.array_equal(taught.latents[1], views[3][2, :, :1, 1:2])
+    # The teacher draws at half the size.
+    assert taught.pictures is not None
+    levels = ((taught.pictures + 1) * 127.5).round().byte().movedim(1, -1)
+    assert np.array_equal(levels[0], pictures[0][0, 8:16, 16:24])
+    assert np.array_equal(levels[1], pictures[3][2, :8, 8:16])
+
+
+def test_teachers_pictures_are_made_once_and_resumed(prepared_synthetic, teacher, tmp_path, monkeypatch):
+    codec = TeacherCodec.kept(tmp_path / "run", load_teacher(teacher), 2, prepared_synthetic, np.arange(4))
+    encode_latents(prepared_synthetic, codec, 64, (0, 3), progress=False)
+    latents = StoredLatents.open(prepared_synthetic, codec, 64, (0, 3))
+    own, calls = TeacherCodec.decode_own, []
+
+    def decode_own(self: TeacherCodec, normalised: torch.Tensor) -> torch.Tensor:
+        calls.append(len(normalised))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return own(self, normalised)
+
+    monkeypatch.setattr(TeacherCodec, "decode_own", decode_own)
+    with pytest.raises(KeyboardInterrupt):
+        teacher_pictures(codec, latents, progress=False)
+    pictures = teacher_pictures(codec, latents, progress=False)
+    # Two batches of the first view were there.
+    assert calls == [8] * (3 + 3 + 5)
+    assert teacher_pictures(codec, latents, progress=False).keys() == {0, 3}
+    assert len(calls) == 11
+    for view, found in pictures.items():
+        assert found.shape == (len(prepared_synthetic), 32, 32, 3)
+        expected = codec.decode_own(torch.tensor(latents.views[view][16:24]).float())
+        assert np.array_equal(found[16:24], ((expected + 1) * 127.5).round().byte().movedim(1, -1))
+    path = latents.path / "decoded-3.npy"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(SatcascadeError, match=r"decoded-3\.npy is damaged or cut short"):
+        teacher_pictures(codec, latents, progress=False)
+
+
+def test_loss_of_a_decoder_that_draws_what_the_teacher_does():
+    settings = DecoderTraining(steps=1, learning_rate=1.0, teacher_pictures=2.0)
+    real, taught = torch.rand(2, 2, 3, 32, 32) * 2 - 1
+    pictures = torch.nn.functional.avg_pool2d(taught, 2)
+    alone = decoder_loss(taught, real, None, settings)
+    assert torch.equal(decoder_loss(taught, real, pictures, settings), alone)
+    grey = torch.zeros_like(pictures)
+    beside = reconstruction_loss(pictures, grey, settings.gradient_weight, 0.0)
+    torch.testing.assert_close(decoder_loss(taught, real, grey, settings), alone + 2 * beside)
 
 
 def test_critic_tells_pictures_apart_and_pulls_at_them():

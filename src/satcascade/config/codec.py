@@ -72,6 +72,9 @@ class DecoderTraining(Phase):
         gradient_weight: weight of the error of differences between neighbours, beside that of pixels.
         teacher_latents: share of the crops whose latents are the teacher's, the others' being the encoder's:
             for a decoder that also serves stages trained on the teacher's latents. With a teacher only.
+        teacher_pictures: weight of the errors against what the teacher decodes of the same latents, at the
+            teacher's own size, beside 1 for those against the real image. A picture follows from its latents
+            there, so that nothing is left open to be blurred. With a teacher only.
         texture_weight: weight of the error of the amount of texture, see
             :func:`satcascade.training.codec.losses.texture_error`.
         adversarial_weight: weight of the adversarial gradient beside that of the other errors, both taken at
@@ -86,6 +89,7 @@ class DecoderTraining(Phase):
     noise_high: PositiveFloat = 0.2
     gradient_weight: float = Field(1.0, ge=0.0)
     teacher_latents: float = Field(0.0, ge=0.0, le=1.0)
+    teacher_pictures: float = Field(0.0, ge=0.0)
     texture_weight: float = Field(0.0, ge=0.0)
     adversarial_weight: float = Field(0.0, ge=0.0)
     adversarial_after: int = Field(0, ge=0)

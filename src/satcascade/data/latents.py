@@ -12,8 +12,7 @@ appears under its name when it is complete; an interrupted one is resumed where 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from satcascade.data.array_file import array_header
+from satcascade.data.array_file import open_rows, write_rows
 from satcascade.data.prepared import PreparedDataset
 from satcascade.data.views import SYMMETRIES, dihedral, to_float
-from satcascade.errors import SatcascadeError, UsageError
-from satcascade.io.files import full_disk_refused, synced_write
+from satcascade.errors import UsageError
 from satcascade.io.folders import DescribedFolder, Difference
 from satcascade.io.locks import exclusive
 from satcascade.io.progress import ProgressDisplay
@@ -90,7 +88,7 @@ class StoredLatents:
                 raise UsageError(
                     f"{path} lacks view {number} of the images: '{command}' makes what is missing"
                 )
-            views[number] = _open_view(file, (len(dataset), *shape))
+            views[number] = open_rows(file, np.float16, (len(dataset), *shape), "run 'satcascade encode'")
         return cls(path, shape, views)
 
 
@@ -151,34 +149,21 @@ def encode_latents(
     return path
 
 
-@torch.inference_mode()
 def _encode_view(
     dataset: PreparedDataset, codec: Codec, image_size: int, number: int, path: Path, device: torch.device
-) -> Iterable[int]:
+) -> Iterator[int]:
     """Write one view; yields the number of images of each batch, those that were there included."""
+
+    @torch.inference_mode()
+    def encoded(start: int, stop: int) -> npt.NDArray[np.float16]:
+        rows = torch.from_numpy(dataset.images[start:stop]).to(device)
+        views = dihedral(to_float(rows, image_size), number)
+        latents: npt.NDArray[np.float16] = codec.encode(views.contiguous()).half().cpu().numpy()
+        return latents
+
     side = image_size // codec.factor
     shape = (len(dataset), codec.channels, side, side)
-    each = 2 * codec.channels * side * side
-    target = path / view_name(number)
-    # Its own name, not that of `atomic_write`, which would begin anew: only whole batches count.
-    part = path / f".{view_name(number)}.part"
-    with full_disk_refused(target):
-        header = array_header(np.float16, shape)
-        if not part.exists() or part.stat().st_size < len(header):
-            synced_write(part, header)
-        with part.open("r+b") as file:
-            there = (part.stat().st_size - len(header)) // each // _BATCH * _BATCH
-            file.truncate(len(header) + there * each)
-            file.seek(0, os.SEEK_END)
-            yield there
-            for start in range(there, len(dataset), _BATCH):
-                rows = torch.from_numpy(dataset.images[start : start + _BATCH]).to(device)
-                views = dihedral(to_float(rows, image_size), number)
-                file.write(codec.encode(views.contiguous()).half().cpu().numpy().tobytes())
-                yield len(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
+    yield from write_rows(path / view_name(number), np.float16, shape, _BATCH, encoded)
 
 
 def _description(dataset: PreparedDataset, codec: Codec, image_size: int) -> dict[str, Any]:
@@ -200,15 +185,3 @@ def _described(path: Path) -> DescribedFolder:
 def _words(difference: Difference) -> str:
     what = "set" if difference.name == "data" else difference.name.replace("_", " ")
     return f"latents of another {what}: {difference.before}, not {difference.now}"
-
-
-def _open_view(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float16]:
-    try:
-        view: npt.NDArray[np.float16] = np.load(path, mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise SatcascadeError(
-            f"{path} is damaged or cut short: delete it and run 'satcascade encode' again"
-        ) from error
-    if view.shape != shape or view.dtype != np.float16:
-        raise SatcascadeError(f"{path} holds {view.dtype} {view.shape}, not float16 {shape}: encode again")
-    return view

@@ -6,10 +6,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from satcascade.config.codec import DecoderTraining
+
 # Texture is compared over windows of this side, every half of it.
 _WINDOW = 8
 # Deviations of differences below its root are no texture.
 _LEAST = 1e-5
+
+
+def decoder_loss(decoded: Tensor, real: Tensor, pictures: Tensor | None, settings: DecoderTraining) -> Tensor:
+    """The errors of decoded pictures against real ones, and against a teacher's.
+
+    Args:
+        decoded: (B, 3, H, W) in [-1, 1] or a little beyond; H and W at least 16.
+        real: the same shape.
+        pictures: (B, 3, h, w), what the teacher decodes; h divides H. Decoded ones are averaged down to it.
+        settings: weights of the errors.
+    """
+    loss = reconstruction_loss(decoded, real, settings.gradient_weight, settings.texture_weight)
+    if pictures is None:
+        return loss
+    reduced = F.avg_pool2d(decoded, decoded.shape[-1] // pictures.shape[-1])
+    taught = reconstruction_loss(reduced, pictures, settings.gradient_weight, texture_weight=0.0)
+    return loss + settings.teacher_pictures * taught
 
 
 def reconstruction_loss(

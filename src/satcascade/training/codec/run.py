@@ -15,6 +15,7 @@ from satcascade.data.prepared import PreparedDataset
 from satcascade.errors import UsageError
 from satcascade.hardware.devices import pick_device
 from satcascade.models.codec import LatentCodec, TinyAutoencoder
+from satcascade.training.codec.pictures import teacher_pictures
 from satcascade.training.codec.quality import evenly
 from satcascade.training.codec.run_file import open_codec_run
 from satcascade.training.codec.targets import TeacherTargets
@@ -102,7 +103,7 @@ def _teacher_targets(
     encoder: TinyAutoencoder | None,
     quiet: bool,
 ) -> TeacherTargets:
-    """The teacher's latents, stored beside the set where they are not yet."""
+    """The teacher's latents, and its pictures if they count, stored beside the set where they are not yet."""
     views, measured = settings.encoder.views, evenly(rows, settings.encoder.images)
     if encoder is not None and encoder.config.imitates is None:
         raise UsageError("the encoder given imitates no teacher: leave the teacher out")
@@ -114,4 +115,6 @@ def _teacher_targets(
         )
     size = dataset.image_size
     encode_latents(dataset, codec, size, views, device=teacher.device, progress=not quiet)
-    return TeacherTargets(codec, StoredLatents.open(dataset, codec, size, views), views)
+    latents = StoredLatents.open(dataset, codec, size, views)
+    pictures = teacher_pictures(codec, latents, not quiet) if settings.decoder.teacher_pictures else {}
+    return TeacherTargets(codec, latents, views, pictures)

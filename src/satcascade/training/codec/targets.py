@@ -1,8 +1,9 @@
-"""What an autoencoder learns from a teacher: its latents of the training images, stored beside them."""
+"""What an autoencoder learns from a teacher: its latents of the training images, and pictures of those."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -17,42 +18,66 @@ from satcascade.training.codec.teacher import TeacherCodec
 
 
 @dataclass(frozen=True)
+class Taught:
+    """Crops, and what the teacher makes of them.
+
+    Attributes:
+        images: (B, 3, side, side) in [-1, 1].
+        latents: (B, C, side / factor, side / factor), normalised.
+        pictures: (B, 3, S, S) in [-1, 1], what the teacher decodes of the latents, at its own size; None
+            where they are not learnt from.
+    """
+
+    images: Tensor
+    latents: Tensor
+    pictures: Tensor | None
+
+
+@dataclass(frozen=True)
 class TeacherTargets:
-    """A teacher and its latents of a prepared set.
+    """A teacher, its latents of a prepared set, and its pictures of those.
 
     Attributes:
         codec: the teacher.
         latents: normalised, float16, under ``views``.
         views: symmetries of the images.
+        pictures: of each view uint8 (N, S, S, 3); none where they are not learnt from.
     """
 
     codec: TeacherCodec
     latents: StoredLatents
     views: tuple[int, ...]
+    pictures: Mapping[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
 
-    def pairs(
+    def of(
         self, dataset: PreparedDataset, rows: npt.NDArray[np.int64], crops: Crops, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """Crops of turned images, and the teacher's latents of what they show.
+    ) -> Taught:
+        """Crops of turned images, and what the teacher makes of what they show.
 
         Args:
             dataset: the set.
             rows: those trained on.
             crops: B of them, cut on the grid of latents out of images turned already.
             device: where to.
-
-        Returns:
-            Images (B, 3, side, side) in [-1, 1], and normalised latents (B, C, side / factor, side / factor).
         """
-        factor, images, latents = self.codec.factor, [], []
+        factor, own = self.codec.factor, self.codec.factor // self.codec.reduction
+        images, latents, pictures = [], [], []
         for row, corner, symmetry in zip(
             rows[crops.places], crops.corners.tolist(), crops.symmetries.tolist(), strict=True
         ):
             whole = to_float(torch.from_numpy(dataset.images[[row]]), dataset.image_size)[0]
             images.append(_cut(dihedral(whole, symmetry), corner, crops.side))
-            stored = torch.tensor(self.latents.views[symmetry][row])
-            latents.append(_cut(stored, [place // factor for place in corner], crops.side // factor))
-        return torch.stack(images).to(device), torch.stack(latents).float().to(device)
+            place, cells = [pixel // factor for pixel in corner], crops.side // factor
+            latents.append(_cut(torch.tensor(self.latents.views[symmetry][row]), place, cells))
+            if self.pictures:
+                decoded = torch.from_numpy(self.pictures[symmetry][[row]])
+                decoded = to_float(decoded, decoded.shape[1])[0]
+                pictures.append(_cut(decoded, [own * cell for cell in place], own * cells))
+        return Taught(
+            torch.stack(images).to(device),
+            torch.stack(latents).float().to(device),
+            torch.stack(pictures).to(device) if pictures else None,
+        )
 
 
 def _cut(planes: Tensor, corner: list[int], side: int) -> Tensor:

@@ -183,12 +183,20 @@ class TeacherCodec(Codec):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images of normalised latents, see :meth:`Codec.decode`."""
-        self._check(latents, self.channels, 1)
-        mean, std = self._matching(latents)
-        images = self.teacher.decode(latents * std + mean)
+        images = self.decode_own(latents)
         if self.reduction > 1:
             images = F.interpolate(images, scale_factor=self.reduction, mode="bicubic").clamp(-1, 1)
         return images
+
+    def decode_own(self, latents: Tensor) -> Tensor:
+        """Images as the teacher decodes them, not enlarged: (B, 3, 8 h, 8 w) in [-1, 1].
+
+        Args:
+            latents: (B, 32, h, w), normalised.
+        """
+        self._check(latents, self.channels, 1)
+        mean, std = self._matching(latents)
+        return self.teacher.decode(latents * std + mean)
 
     def to(self, device: torch.device | str) -> TeacherCodec:
         """A copy on a device, see :meth:`Codec.to`."""

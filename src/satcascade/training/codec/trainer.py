@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -34,10 +35,10 @@ from satcascade.training.codec.autoencoder import new_autoencoder
 from satcascade.training.codec.components import patch_components, set_decoder, set_encoder
 from satcascade.training.codec.critic import CRITIC_WARMUP, Critic, adversarial_gradient, critic_loss
 from satcascade.training.codec.crops import draw_crops, noised
-from satcascade.training.codec.losses import reconstruction_loss
+from satcascade.training.codec.losses import decoder_loss
 from satcascade.training.codec.phases import phase_optimizers
 from satcascade.training.codec.quality import evenly, measure_quality
-from satcascade.training.codec.targets import TeacherTargets
+from satcascade.training.codec.targets import Taught, TeacherTargets
 from satcascade.training.history import History
 from satcascade.training.optimizers import learning_rate
 from satcascade.training.sharded import fill
@@ -224,8 +225,8 @@ class CodecTrainer:
 
     def _imitate(self, rate: float) -> Tensor:
         """One step of the encoder towards the teacher's latents; loss and gradient norm, (2,)."""
-        images, wanted = self._pairs()
-        loss = (self._encoded(images) - wanted).square().mean()
+        taught = self._taught()
+        loss = (self._encoded(taught.images) - taught.latents).square().mean()
         self._clear_gradients()
         loss.backward()
         return self._update(self.vae.encoder, loss, rate)
@@ -233,12 +234,12 @@ class CodecTrainer:
     def _reconstruct(self, rate: float) -> Tensor:
         """One step of the decoder, and of its critic; loss of the decoder and gradient norm, (2,)."""
         settings, training = self._settings, self._settings.decoder
-        real, latents = self._decoded_from()
+        real, latents, pictures = self._decoded_from()
         latents = noised(latents, training, settings.seed, self.step)
         decoded = self.vae.decode(latents * self._std + self._mean).sample
         # The gradient at the pixels first, so that the critic's can be measured against it.
         leaf = decoded.detach().requires_grad_()
-        loss = reconstruction_loss(leaf, real, training.gradient_weight, training.texture_weight)
+        loss = decoder_loss(leaf, real, pictures, training)
         (gradient,) = torch.autograd.grad(loss, leaf)
         judged = self.step - self._encoder_steps - training.adversarial_after
         adversarial = training.adversarial_weight and judged >= 0
@@ -258,34 +259,30 @@ class CodecTrainer:
         return loss_and_norm
 
     @torch.no_grad()
-    def _decoded_from(self) -> tuple[Tensor, Tensor]:
-        """Real crops (B, 3, side, side) of a step, and the normalised latents to decode."""
+    def _decoded_from(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Real crops (B, 3, side, side), normalised latents to decode, and the teacher's pictures."""
         if self._targets is None:
             crops = draw_crops(self._settings, self.step, len(self._rows), self._dataset.image_size)
             (real,) = crops.of([self._images(crops.places)], self._device)
-            return real, self._encoded(real)
-        real, taught = self._pairs()
+            return real, self._encoded(real), None
+        taught = self._taught()
         chance = torch.Generator().manual_seed(derived_seed(self._settings.seed, "teacher", self.step))
         share = self._settings.decoder.teacher_latents
-        ours = torch.nonzero(torch.rand(len(real), generator=chance) >= share)[:, 0].to(self._device)
-        if len(ours):
-            taught[ours] = self._encoded(real[ours])
-        return real, taught
+        ours = torch.rand(len(taught.images), generator=chance) >= share
+        if ours.any():
+            places = ours.nonzero()[:, 0].to(self._device)
+            taught.latents[places] = self._encoded(taught.images[places])
+        return taught.images, taught.latents, taught.pictures
 
-    def _pairs(self) -> tuple[Tensor, Tensor]:
-        """Crops of a step, and the teacher's latents of them, see :meth:`TeacherTargets.pairs`."""
-        targets, dataset = self._targets, self._dataset
+    def _taught(self) -> Taught:
+        """Crops of a step, and what the teacher makes of them."""
+        targets, dataset, rows = self._targets, self._dataset, self._rows
         assert targets is not None
         crops = draw_crops(
-            self._settings,
-            self.step,
-            len(self._rows),
-            dataset.image_size,
-            align=self.vae.factor,
-            views=targets.views,
+            self._settings, self.step, len(rows), dataset.image_size, self.vae.factor, targets.views
         )
-        images, latents = targets.pairs(dataset, self._rows, crops, self._device)
-        return images.contiguous(memory_format=torch.channels_last), latents
+        taught = targets.of(dataset, rows, crops, self._device)
+        return replace(taught, images=taught.images.contiguous(memory_format=torch.channels_last))
 
     def _encoded(self, images: Tensor) -> Tensor:
         return (self.vae.encode(images).latents - self._mean) / self._std
