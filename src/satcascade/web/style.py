@@ -9,7 +9,9 @@ CSS = """
 .sc-head h1 { font-size: 1.35rem; margin: 0; }
 .sc-head p { margin: .15rem 0 0; opacity: .8; }
 .sc-stage { display: flex; justify-content: center; }
-.sc-stage img { width: 100%; max-width: 448px; aspect-ratio: 1; border-radius: var(--radius-lg); }
+.sc-stage img { width: 100%; max-width: 448px; aspect-ratio: var(--ratio); border-radius: var(--radius-lg); }
+/* As large as there is room, whatever its shape. */
+.sc-scene .sc-stage img { max-width: min(100%, calc(80vh * var(--ratio))); }
 .sc-empty { align-items: center; max-width: 448px; margin: 0 auto; min-height: 220px; padding: 1rem;
   border: 1px dashed var(--border-color-primary); border-radius: var(--radius-lg);
   text-align: center; }

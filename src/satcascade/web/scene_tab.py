@@ -1,0 +1,146 @@
+"""The tab that makes a scene of any size: of a caption, or of captions whose parts are painted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from satcascade.generation.scene_job import SceneSpec
+from satcascade.sampling.scene import SceneSettings
+from satcascade.web.backend import Backend
+from satcascade.web.controls import StageControls, caption_box, examples_of, seed_row, whole
+from satcascade.web.conversation import JobControls, Parts
+from satcascade.web.markup import figure, file_figure, making, status
+from satcascade.web.painted_regions import BRUSHES, painted_regions
+from satcascade.web.pictures import LONGEST_CAPTION, Making
+from satcascade.web.scenes import check_scene, check_size, make_scene_picture, sides
+
+_EMPTY = "The scene appears here, step by step."
+# The longer side of what is painted on, in pixels.
+_CANVAS = 512
+
+
+def scene_tab(backend: Backend) -> None:
+    """Lay the tab out."""
+    least, most = sides(backend.size)
+    usual = 2 * backend.size
+    with gr.Row(equal_height=False, elem_classes="sc-scene"):
+        with gr.Column(scale=4, min_width=300):
+            caption = caption_box("scene")
+            examples_of(caption)
+            with gr.Row(elem_classes="sc-seed"):
+                width, height = (
+                    gr.Number(
+                        usual,
+                        label=f"{name} in pixels",
+                        precision=0,
+                        minimum=least,
+                        maximum=most,
+                        elem_id=f"scene-{name.lower()}",
+                        min_width=110,
+                    )
+                    for name in ("Width", "Height")
+                )
+            wrap = gr.Checkbox(
+                False,
+                label="A tile that repeats",
+                info="Laid side by side, it shows no seam",
+                elem_id="scene-wrap",
+            )
+            seed = seed_row("scene")
+            with gr.Accordion("Captions of parts", open=False, elem_id="scene-parts"):
+                editor = gr.ImageEditor(
+                    type="pil",
+                    height=380,
+                    label="Paint where each part is",
+                    sources=(),
+                    transforms=(),
+                    layers=False,
+                    brush=gr.Brush(
+                        default_size=60,
+                        colors=[*BRUSHES.values()],
+                        default_color=next(iter(BRUSHES.values())),
+                        color_mode="fixed",
+                    ),
+                    canvas_size=(_CANVAS, _CANVAS),
+                    fixed_canvas=True,
+                    buttons=[],
+                    elem_id="scene-editor",
+                )
+                parts = [
+                    gr.Textbox(
+                        label=f"Caption of what is {name}",
+                        max_length=LONGEST_CAPTION,
+                        elem_id=f"scene-{name}",
+                        elem_classes=f"sc-brush sc-{name}",
+                    )
+                    for name in BRUSHES
+                ]
+            with gr.Accordion("Steps, guidance, solver", open=False, elem_id="scene-more"):
+                stages = StageControls(backend, "scene")
+        with gr.Column(scale=5, min_width=300):
+            controls = JobControls(backend, "scene", "Make the scene")
+            stage = gr.HTML(figure(None, _EMPTY), elem_id="scene-stage", padding=False)
+            download = gr.DownloadButton(
+                "Download PNG", elem_id="scene-download", interactive=False, size="md"
+            )
+
+    def make(
+        request: gr.Request,
+        caption: str,
+        width: float,
+        height: float,
+        wrap: bool,
+        seed: float,
+        painting: Any,
+        *more: Any,
+    ) -> Iterator[Parts]:
+        shown: Any = None
+
+        def begin() -> Any:
+            size = whole(height, "the height"), whole(width, "the width")
+            # Before anything is drawn to that size.
+            check_size(size, backend.size)
+            written = dict(zip(BRUSHES, more, strict=False))
+            layers = (painting or {}).get("layers") or []
+            spec = SceneSpec(
+                painted_regions(caption, written, layers, size),
+                size,
+                seed=whole(seed, "the seed"),
+                scene=SceneSettings(wrap=wrap),
+                stages=stages.read(more[len(BRUSHES) :]),
+            )
+            check_scene(backend, spec)
+            return lambda job: make_scene_picture(backend, spec, job)
+
+        def show(news: Making) -> Parts:
+            nonlocal shown
+            parts: Parts = {controls.status: making(news)}
+            preview = None if news.progress is None else news.progress.preview
+            if preview is not None and preview is not shown:
+                shown = preview
+                parts[stage] = figure(preview, f"{caption}, not finished")
+            return parts
+
+        def finish(news: Making) -> Parts:
+            (picture,) = news.made
+            return {
+                controls.status: status("Scene drawn"),
+                stage: file_figure(picture.path, picture.label),
+                download: gr.update(value=str(picture.path), interactive=True),
+            }
+
+        yield from controls.converse(request, begin, show, finish)
+
+    gr.on(
+        [controls.start.click, caption.submit],
+        make,
+        [caption, width, height, wrap, seed, editor, *parts, *stages.components],
+        [*controls.parts, stage, download],
+        show_progress="hidden",
+        concurrency_limit=None,
+        trigger_mode="once",
+        api_visibility="private",
+    )
