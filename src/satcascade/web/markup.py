@@ -38,8 +38,8 @@ def figure(image: Image.Image | None, alt: str) -> str:
     """
     if image is None:
         return f'<div class="sc-stage sc-empty"><p>{escape(alt)}</p></div>'
-    ratio = f"{image.width / image.height:.4f}"
-    return f'<div class="sc-stage"><img src="{data_uri(image)}" alt="{escape(alt)}" style="--ratio: {ratio}"></div>'
+    shape = f"--ratio: {image.width / image.height:.4f}"
+    return f'<div class="sc-stage"><img src="{data_uri(image)}" alt="{escape(alt)}" style="{shape}"></div>'
 
 
 def file_figure(path: Path, alt: str) -> str:

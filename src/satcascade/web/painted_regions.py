@@ -11,9 +11,9 @@ from satcascade.errors import UsageError
 from satcascade.sampling.regions import Regions
 from satcascade.web.uploads import check_pixels
 
-# Told apart with any kind of colour vision (Okabe and Ito 2008), on light and on dark, and so far from one
-# another that what two of them mix to at an edge is near one of the two.
-BRUSHES = {"orange": "#e69f00", "blue": "#0072b2", "pink": "#ff8ad8"}
+# Told apart with any kind of colour vision (Okabe and Ito 2008), and so far from one another that
+# what two of them mix to at an edge is nearest to one of the two.
+BRUSHES = {"orange": "#d55e00", "blue": "#0072b2", "yellow": "#f0e442"}
 # A pixel is painted where the brush covers at least so much of it, of 255.
 _COVERED = 128
 
@@ -39,8 +39,7 @@ def painted_regions(
     written = {name: " ".join(caption.split()) for name, caption in captions.items()}
     numbers = _brush_numbers(layers, size)
     found = set(np.unique(numbers).tolist())
-    names = ["", *BRUSHES]
-    for number, name in enumerate(names[1:], 1):
+    for number, name in enumerate(BRUSHES, 1):
         if number in found and not written.get(name):
             raise UsageError(f"{name} is painted, but has no caption: say what is there, or erase it")
         if number not in found and written.get(name):
@@ -50,13 +49,11 @@ def painted_regions(
             )
     if found == {0}:
         return background
-    caption_of = {0: " ".join(background.split())} | {
-        number: written[name] for number, name in enumerate(names) if number and number in found
-    }
-    distinct = list(dict.fromkeys(caption_of.values()))
-    table = np.zeros(len(names), np.int64)
-    for number, caption in caption_of.items():
-        table[number] = distinct.index(caption)
+    caption_of = dict(enumerate([" ".join(background.split()), *(written.get(name, "") for name in BRUSHES)]))
+    distinct = list(dict.fromkeys(caption_of[number] for number in sorted(found)))
+    table = np.zeros(len(caption_of), np.int64)
+    for number in found:
+        table[number] = distinct.index(caption_of[number])
     return Regions(tuple(distinct), table[numbers])
 
 

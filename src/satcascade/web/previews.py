@@ -88,7 +88,8 @@ class StepPreviews:
 class ScenePreviews:
     """What a scene calls to tell its job how far it is; it stops where the job is cancelled.
 
-    News follow one another quickly here, and those that nobody has read are replaced: each has the last preview.
+    News follow one another quickly here, and those that nobody has read yet are replaced: each of them has
+    the last preview.
 
     Args:
         job: told a :class:`Progress` after each batch of windows and each step.
