@@ -88,6 +88,23 @@ class Visit:
             self._number("#draw-base-steps", steps)
         self.button("Draw").click()
 
+    def scene(self, caption: str, width: int, height: int) -> None:
+        self.page.get_by_role("tab", name="Scene").click()
+        self.page.locator("#scene-caption textarea").fill(caption)
+        self._number("#scene-width", width)
+        self._number("#scene-height", height)
+        self.button("Make the scene").click()
+
+    def stroke(self, canvas, left: float, right: float, down: float) -> None:
+        """From left to right over a canvas, in shares of it."""
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        height = box["y"] + down * box["height"]
+        self.page.mouse.move(box["x"] + left * box["width"], height)
+        self.page.mouse.down()
+        self.page.mouse.move(box["x"] + right * box["width"], height, steps=8)
+        self.page.mouse.up()
+
     def _number(self, slider: str, value: int) -> None:
         field = self.page.locator(f"{slider} input[type=number]")
         field.fill(str(value))
@@ -222,13 +239,7 @@ def test_a_brush_stroke_remakes_what_it_covers_alone(visit: Visit, tmp_path: Pat
     visit.page.locator("#edit-caption textarea").fill("a pond")
     visit.button("Edit").click()
     expect(visit.status("edit")).to_contain_text("nothing is painted over")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    across, down = box["x"] + box["width"] / 2, box["y"] + box["height"] / 3
-    visit.page.mouse.move(across - 40, down)
-    visit.page.mouse.down()
-    visit.page.mouse.move(across + 40, down, steps=8)
-    visit.page.mouse.up()
+    visit.stroke(canvas, 0.41, 0.59, 1 / 3)
     visit.button("Edit").click()
     expect(visit.status("edit")).to_have_text("Edited")
     with visit.page.expect_download() as download:
@@ -274,7 +285,7 @@ def test_a_report_that_is_none_is_refused_in_a_line(visit: Visit) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_a_narrow_screen(browser, server: PageServer, scheme: str) -> None:
     visit = Visit(browser, server, width=390, scheme=scheme)
-    for tab in ("Draw", "Edit", "Compare", "Report"):
+    for tab in ("Draw", "Edit", "Scene", "Compare", "Report"):
         visit.page.get_by_role("tab", name=tab).click()
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390, tab
     background = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -284,7 +295,7 @@ def test_the_page_fits_a_narrow_screen(browser, server: PageServer, scheme: str)
 
 
 def test_every_field_has_a_name_for_screen_readers(visit: Visit) -> None:
-    for tab in ("Draw", "Edit", "Compare", "Report"):
+    for tab in ("Draw", "Edit", "Scene", "Compare", "Report"):
         visit.page.get_by_role("tab", name=tab).click()
         nameless = visit.page.evaluate(
             """() => [...document.querySelectorAll('input, textarea, select, button')]
@@ -299,7 +310,7 @@ def test_every_field_has_a_name_for_screen_readers(visit: Visit) -> None:
 def test_nothing_is_asked_of_another_machine(visit: Visit, server: PageServer) -> None:
     visit.draw("a pond")
     expect(visit.status()).to_have_text("Drawn")
-    for tab in ("Edit", "Compare", "Report"):
+    for tab in ("Edit", "Scene", "Compare", "Report"):
         visit.page.get_by_role("tab", name=tab).click()
         visit.page.wait_for_timeout(300)
     assert visit.hosts == {urlsplit(server.address).netloc}

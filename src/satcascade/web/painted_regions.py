@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from satcascade.errors import UsageError
 from satcascade.sampling.regions import Regions
+from satcascade.web.pictures import check_caption
 from satcascade.web.uploads import check_pixels
 
 # Told apart with any kind of colour vision (Okabe and Ito 2008), and so far from one another that
@@ -33,8 +35,8 @@ def painted_regions(
         Captions of parts, or ``background`` where nothing is painted.
 
     Raises:
-        UsageError: a brush has painted but has no caption, or the other way round; or a layer has too many
-            pixels.
+        UsageError: a brush has painted but has no caption, or the other way round; the background is to be
+            seen and has none; or a layer has too many pixels.
     """
     written = {name: " ".join(caption.split()) for name, caption in captions.items()}
     numbers = _brush_numbers(layers, size)
@@ -47,6 +49,8 @@ def painted_regions(
                 f"nothing is painted in {name}, the colour of '{written[name]}': paint where it is, or clear "
                 "its caption"
             )
+    if 0 in found:
+        check_caption(background)
     if found == {0}:
         return background
     caption_of = dict(enumerate([" ".join(background.split()), *(written.get(name, "") for name in BRUSHES)]))
@@ -57,7 +61,7 @@ def painted_regions(
     return Regions(tuple(distinct), table[numbers])
 
 
-def _brush_numbers(layers: Sequence[Image.Image], size: tuple[int, int]) -> np.ndarray:
+def _brush_numbers(layers: Sequence[Image.Image], size: tuple[int, int]) -> npt.NDArray[np.int64]:
     """The number of the brush that painted each pixel, from 1 on in the order of the brushes; 0 for none."""
     height, width = size
     palette = np.array([[int(code[at : at + 2], 16) for at in (1, 3, 5)] for code in BRUSHES.values()])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from satcascade.generation.scene_job import SceneSpec
 from satcascade.sampling.scene import SceneSettings
@@ -15,22 +16,24 @@ from satcascade.web.conversation import JobControls, Parts
 from satcascade.web.markup import figure, file_figure, making, status
 from satcascade.web.painted_regions import BRUSHES, painted_regions
 from satcascade.web.pictures import LONGEST_CAPTION, Making
-from satcascade.web.scenes import check_scene, check_size, make_scene_picture, sides
+from satcascade.web.scenes import check_scene, check_size, make_scene_picture, most_square, sides
 
 _EMPTY = "The scene appears here, step by step."
-# The longer side of what is painted on, in pixels.
+# The longer side of what is painted on, in pixels, and its colour: all brushes are seen on it.
 _CANVAS = 512
+_GROUND = "#1f2937"
 
 
 def scene_tab(backend: Backend) -> None:
     """Lay the tab out."""
     least, most = sides(backend.size)
     usual = 2 * backend.size
+    largest = most_square(backend.size)
     with gr.Row(equal_height=False, elem_classes="sc-scene"):
         with gr.Column(scale=4, min_width=300):
             caption = caption_box("scene")
             examples_of(caption)
-            with gr.Row(elem_classes="sc-seed"):
+            with gr.Row():
                 width, height = (
                     gr.Number(
                         usual,
@@ -43,14 +46,20 @@ def scene_tab(backend: Backend) -> None:
                     )
                     for name in ("Width", "Height")
                 )
+            gr.HTML(
+                f'<p class="sc-note">Sides from {least} to {most} pixels, and at most as many as '
+                f"{largest} x {largest} has. Where a size does not fit the model's windows, a little more is "
+                "made and cut off.</p>",
+                padding=False,
+            )
             wrap = gr.Checkbox(
                 False,
                 label="A tile that repeats",
-                info="Laid side by side, it shows no seam",
+                info="Laid side by side, it shows no seam; its size has to fit the windows",
                 elem_id="scene-wrap",
             )
             seed = seed_row("scene")
-            with gr.Accordion("Captions of parts", open=False, elem_id="scene-parts"):
+            with gr.Accordion("Captions of parts", open=False, elem_id="scene-parts") as parts_of:
                 editor = gr.ImageEditor(
                     type="pil",
                     height=380,
@@ -65,7 +74,6 @@ def scene_tab(backend: Backend) -> None:
                         color_mode="fixed",
                     ),
                     canvas_size=(_CANVAS, _CANVAS),
-                    fixed_canvas=True,
                     buttons=[],
                     elem_id="scene-editor",
                 )
@@ -134,13 +142,33 @@ def scene_tab(backend: Backend) -> None:
 
         yield from controls.converse(request, begin, show, finish)
 
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    gr.on(
+        [parts_of.expand, width.blur, width.submit, height.blur, height.submit],
+        _canvas,
+        [width, height, editor],
+        editor,
+        **private,
+    )
     gr.on(
         [controls.start.click, caption.submit],
         make,
         [caption, width, height, wrap, seed, editor, *parts, *stages.components],
         [*controls.parts, stage, download],
-        show_progress="hidden",
         concurrency_limit=None,
         trigger_mode="once",
-        api_visibility="private",
+        **private,
     )
+
+
+def _canvas(width: float | None, height: float | None, painting: Any) -> Any:
+    """What is painted on, of the shape of the scene; what was painted before is stretched to it."""
+    if not width or not height:
+        return gr.skip()
+    scale = _CANVAS / max(width, height)
+    shape = max(1, round(width * scale)), max(1, round(height * scale))
+    before = (painting or {}).get("background")
+    if before is not None and before.size == shape:
+        return gr.skip()
+    layers = [layer.resize(shape, Image.Resampling.NEAREST) for layer in (painting or {}).get("layers") or []]
+    return {"background": Image.new("RGB", shape, _GROUND), "layers": layers, "composite": None}

@@ -5,6 +5,8 @@ The picture of captions, a seed and settings is the one that ``satcascade scene`
 
 from __future__ import annotations
 
+import math
+
 from satcascade.errors import UsageError
 from satcascade.generation.provenance import write_png
 from satcascade.generation.scene_job import SceneJob, SceneSpec
@@ -24,6 +26,11 @@ def sides(picture: int) -> tuple[int, int]:
     return picture // 2, MOST_ACROSS * picture
 
 
+def most_square(picture: int) -> int:
+    """The side in pixels of the largest square scene."""
+    return math.isqrt(MOST_AREA) * picture
+
+
 def check_size(size: tuple[int, int], picture: int) -> None:
     """Refuse a scene that is too small or too large for the page.
 
@@ -40,8 +47,8 @@ def check_size(size: tuple[int, int], picture: int) -> None:
         raise UsageError(
             f"a scene of {width} x {height} pixels is not possible here: give sides from {least} to {most}"
         )
-    if height * width > MOST_AREA * picture**2:
-        side = int(MOST_AREA**0.5) * picture
+    side = most_square(picture)
+    if height * width > side**2:
         raise UsageError(
             f"a scene of {width} x {height} pixels is too large for this page: at most as many pixels as "
             f"{side} x {side} has; the command 'satcascade scene' makes larger ones"

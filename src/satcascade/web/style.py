@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gradio as gr
 
+from satcascade.web.painted_regions import BRUSHES
+
 CSS = """
 .gradio-container { width: 100% !important; max-width: 1180px !important; margin: 0 auto !important; }
 .sc-head h1 { font-size: 1.35rem; margin: 0; }
@@ -24,6 +26,9 @@ CSS = """
 .sc-status progress::-moz-progress-bar { background: var(--color-accent); }
 .sc-failure { color: var(--error-text-color); background: var(--error-background-fill);
   border: 1px solid var(--error-border-color); border-radius: var(--radius-md); padding: .4rem .7rem; }
+.sc-note { font-size: var(--text-sm); color: var(--block-info-text-color); margin: 0; }
+.sc-brush label > span::before { content: ""; display: inline-block; width: .8em; height: .8em;
+  margin-right: .45em; border-radius: 3px; vertical-align: -.05em; background: var(--brush); }
 .sc-seed { align-items: end; }
 .sc-grid { overflow-x: auto; }
 .sc-grid table { border-collapse: separate; border-spacing: 4px; margin: 0 auto; }
@@ -40,6 +45,10 @@ CSS = """
   .sc-grid img, .sc-blank { width: 120px; }
 }
 """
+
+
+# The colour of a brush, beside the name of its caption's field.
+CSS += "".join(f".sc-{name} {{ --brush: {colour}; }}\n" for name, colour in BRUSHES.items())
 
 
 def theme() -> gr.themes.Base:
