@@ -39,8 +39,6 @@ def scene_tab(backend: Backend) -> None:
                         usual,
                         label=f"{name} in pixels",
                         precision=0,
-                        minimum=least,
-                        maximum=most,
                         elem_id=f"scene-{name.lower()}",
                         min_width=110,
                     )
@@ -60,6 +58,9 @@ def scene_tab(backend: Backend) -> None:
             )
             seed = seed_row("scene")
             with gr.Accordion("Captions of parts", open=False, elem_id="scene-parts") as parts_of:
+                brush = gr.Radio(
+                    [*BRUSHES], value=next(iter(BRUSHES)), label="Paint in", elem_id="scene-brush"
+                )
                 editor = gr.ImageEditor(
                     type="pil",
                     height=380,
@@ -67,12 +68,7 @@ def scene_tab(backend: Backend) -> None:
                     sources=(),
                     transforms=(),
                     layers=False,
-                    brush=gr.Brush(
-                        default_size=60,
-                        colors=[*BRUSHES.values()],
-                        default_color=next(iter(BRUSHES.values())),
-                        color_mode="fixed",
-                    ),
+                    brush=_brush(next(iter(BRUSHES))),
                     canvas_size=(_CANVAS, _CANVAS),
                     buttons=[],
                     elem_id="scene-editor",
@@ -80,6 +76,7 @@ def scene_tab(backend: Backend) -> None:
                 parts = [
                     gr.Textbox(
                         label=f"Caption of what is {name}",
+                        placeholder="Empty where nothing is painted in it",
                         max_length=LONGEST_CAPTION,
                         elem_id=f"scene-{name}",
                         elem_classes=f"sc-brush sc-{name}",
@@ -150,6 +147,7 @@ def scene_tab(backend: Backend) -> None:
         editor,
         **private,
     )
+    brush.change(lambda name: gr.update(brush=_brush(name)), brush, editor, queue=False, **private)
     gr.on(
         [controls.start.click, caption.submit],
         make,
@@ -159,6 +157,12 @@ def scene_tab(backend: Backend) -> None:
         trigger_mode="once",
         **private,
     )
+
+
+def _brush(name: str) -> gr.Brush:
+    """A brush of one colour: which of them it is, is chosen beside the canvas, with the keyboard too."""
+    colour = BRUSHES[name]
+    return gr.Brush(default_size=60, colors=[colour], default_color=colour, color_mode="fixed")
 
 
 def _canvas(width: float | None, height: float | None, painting: Any) -> Any:
