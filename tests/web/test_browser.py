@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import urllib.error
@@ -82,17 +83,17 @@ class Visit:
 
     def draw(self, caption: str, number: int = 1, steps: int | None = None) -> None:
         self.page.locator("#draw-caption textarea").fill(caption)
-        self._number("#draw-number", number)
+        self.number("#draw-number", number)
         if steps is not None:
             self.page.get_by_text("Steps, guidance, solver").first.click()
-            self._number("#draw-base-steps", steps)
+            self.number("#draw-base-steps", steps)
         self.button("Draw").click()
 
     def scene(self, caption: str, width: int, height: int) -> None:
         self.page.get_by_role("tab", name="Scene").click()
         self.page.locator("#scene-caption textarea").fill(caption)
-        self._number("#scene-width", width)
-        self._number("#scene-height", height)
+        self.number("#scene-width", width)
+        self.number("#scene-height", height)
         self.button("Make the scene").click()
 
     def stroke(self, canvas, left: float, right: float, down: float) -> None:
@@ -105,7 +106,12 @@ class Visit:
         self.page.mouse.move(box["x"] + right * box["width"], height, steps=8)
         self.page.mouse.up()
 
-    def _number(self, slider: str, value: int) -> None:
+    def download(self, button: str, path: Path) -> None:
+        with self.page.expect_download() as download:
+            self.page.locator(button).click()
+        download.value.save_as(path)
+
+    def number(self, slider: str, value: int) -> None:
         field = self.page.locator(f"{slider} input[type=number]")
         field.fill(str(value))
         field.press("Tab")
@@ -126,9 +132,7 @@ def test_draw_shows_a_picture_and_gives_it_with_its_provenance(visit: Visit, tmp
     expect(visit.status()).to_have_text("Drawn")
     expect(visit.page.locator("#draw-stage img")).to_have_attribute("alt", "seed 0: a pond")
     expect(visit.page.locator("#draw-gallery img").first).to_be_visible()
-    with visit.page.expect_download() as download:
-        visit.page.locator("#draw-download").click()
-    download.value.save_as(tmp_path / "pond.png")
+    visit.download("#draw-download", tmp_path / "pond.png")
     text = read_png_text(tmp_path / "pond.png")
     assert (text["Prompt"], text["Seed"]) == ("a pond", str(image_seed(0, 0)))
     assert "no real place" in text["Notice"]
@@ -141,9 +145,7 @@ def test_several_pictures_come_in_a_zip_and_the_dice_give_another_seed(visit: Vi
     visit.draw("a pond", number=3)
     expect(visit.status()).to_have_text("3 pictures drawn")
     expect(visit.page.locator("#draw-gallery button img")).to_have_count(3)
-    with visit.page.expect_download() as download:
-        visit.page.locator("#draw-download").click()
-    download.value.save_as(tmp_path / "ponds.zip")
+    visit.download("#draw-download", tmp_path / "ponds.zip")
     with zipfile.ZipFile(tmp_path / "ponds.zip") as archive:
         assert len(archive.namelist()) == 3
         first = Image.open(io.BytesIO(archive.read(archive.namelist()[0])))
@@ -242,9 +244,7 @@ def test_a_brush_stroke_remakes_what_it_covers_alone(visit: Visit, tmp_path: Pat
     visit.stroke(canvas, 0.41, 0.59, 1 / 3)
     visit.button("Edit").click()
     expect(visit.status("edit")).to_have_text("Edited")
-    with visit.page.expect_download() as download:
-        visit.page.locator("#edit-download").click()
-    download.value.save_as(tmp_path / "edited.png")
+    visit.download("#edit-download", tmp_path / "edited.png")
     before, after = (
         np.asarray(Image.open(tmp_path / name).convert("RGB")) for name in ("my field.png", "edited.png")
     )
@@ -274,6 +274,54 @@ def test_a_drawn_picture_can_be_edited(visit: Visit) -> None:
     visit.page.get_by_label("the whole picture").check()
     visit.button("Edit").click()
     expect(visit.status("edit")).to_have_text("Edited")
+
+
+def test_a_scene_has_its_size_and_says_how_it_was_made(visit: Visit, tmp_path: Path) -> None:
+    visit.scene("a pond", 15, 48)
+    expect(visit.status("scene")).to_contain_text("15 x 48 pixels is not possible here")
+    visit.scene("a pond", 72, 48)
+    expect(visit.status("scene")).to_have_text("Scene drawn")
+    expect(visit.page.locator("#scene-stage img")).to_have_attribute("alt", "seed 0: a pond")
+    visit.download("#scene-download", tmp_path / "scene.png")
+    assert Image.open(tmp_path / "scene.png").size == (72, 48)
+    text = read_png_text(tmp_path / "scene.png")
+    assert (text["Prompt"], text["Seed"]) == ("a pond", str(image_seed(0, 0)))
+    settings = json.loads(text["Settings"])["settings"]
+    assert settings["size"] == "72x48"
+    assert "map" not in settings
+
+
+def test_what_each_brush_painted_has_its_caption(visit: Visit, tmp_path: Path) -> None:
+    visit.page.get_by_role("tab", name="Scene").click()
+    visit.page.locator("#scene-parts").get_by_role("button", name="Captions of parts").click()
+    canvas = visit.page.locator("#scene-editor canvas").first
+    expect(canvas).to_be_visible()
+    visit.page.get_by_label("Caption of what is orange").fill("a road")
+    visit.scene("forest", 64, 64)
+    expect(visit.status("scene")).to_contain_text("nothing is painted in orange, the colour of 'a road'")
+    visit.stroke(canvas, 0.4, 0.6, 0.35)
+    visit.page.get_by_label("blue", exact=True).check()
+    visit.stroke(canvas, 0.4, 0.6, 0.65)
+    visit.button("Make the scene").click()
+    expect(visit.status("scene")).to_contain_text("blue is painted, but has no caption")
+    visit.page.get_by_label("Caption of what is blue").fill("a river")
+    visit.button("Make the scene").click()
+    expect(visit.status("scene")).to_have_text("Scene drawn")
+    visit.download("#scene-download", tmp_path / "scene.png")
+    text = read_png_text(tmp_path / "scene.png")
+    assert text["Prompt"] == "forest; a road; a river"
+    assert "map" in json.loads(text["Settings"])["settings"]
+
+
+def test_a_scene_can_be_cancelled(visit: Visit) -> None:
+    visit.page.get_by_role("tab", name="Scene").click()
+    visit.page.locator("#scene-more").get_by_role("button").first.click()
+    visit.number("#scene-base-steps", 100)
+    visit.scene("a pond", 128, 128)
+    expect(visit.status("scene")).to_contain_text("window")
+    visit.page.locator("#scene-cancel").click()
+    expect(visit.status("scene")).to_have_text("Cancelled")
+    expect(visit.button("Make the scene")).to_be_enabled()
 
 
 def test_a_report_that_is_none_is_refused_in_a_line(visit: Visit) -> None:
