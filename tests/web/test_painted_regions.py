@@ -64,11 +64,12 @@ def test_a_pixel_that_is_hardly_covered_is_not_painted():
 @given(st.sampled_from([*combinations(BRUSHES, 2)]), st.floats(0, 1))
 def test_where_two_colours_run_into_one_another_there_is_no_third(brushes, share):
     one, other = (np.array(ImageColor.getrgb(BRUSHES[brush])) for brush in brushes)
-    mixed = Image.new("RGBA", (2, 2), (*np.rint(one + share * (other - one)).astype(int).tolist(), 255))
-    captions = dict.fromkeys(BRUSHES, "") | dict.fromkeys(brushes, "a river")
-    regions = painted_regions("forest", captions, [mixed], (2, 2))
-    # Everything is painted: the background is nowhere.
-    assert regions.captions == ("a river",)
+    row = np.rint([one, one + share * (other - one), other]).astype(np.uint8)
+    captions = dict(zip(brushes, ("a road", "a river"), strict=True))
+    regions = painted_regions("forest", captions, [Image.fromarray(row[None]).convert("RGBA")], (1, 3))
+    # A third brush would be refused, having no caption; the background is nowhere.
+    assert regions.captions == ("a road", "a river")
+    assert regions.labels[0].tolist() in ([0, 0, 1], [0, 1, 1])
 
 
 @pytest.mark.parametrize(

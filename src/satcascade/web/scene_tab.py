@@ -145,6 +145,8 @@ def scene_tab(backend: Backend) -> None:
         _canvas,
         [width, height, editor],
         editor,
+        # The size that was typed last counts, also where the answer to the one before has not come.
+        trigger_mode="always_last",
         **private,
     )
     brush.change(lambda name: gr.update(brush=_brush(name)), brush, editor, queue=False, **private)

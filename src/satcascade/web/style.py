@@ -26,7 +26,8 @@ CSS = """
 .sc-status progress::-moz-progress-bar { background: var(--color-accent); }
 .sc-failure { color: var(--error-text-color); background: var(--error-background-fill);
   border: 1px solid var(--error-border-color); border-radius: var(--radius-md); padding: .4rem .7rem; }
-.sc-note { font-size: var(--text-sm); color: var(--block-info-text-color); margin: 0; }
+.sc-note { font-size: var(--text-sm); color: var(--block-info-text-color);
+  margin: 0 !important; }
 .sc-brush label > span::before { content: ""; display: inline-block; width: .8em; height: .8em;
   margin-right: .45em; border-radius: 3px; vertical-align: -.05em; background: var(--brush); }
 .sc-seed { align-items: end; }
