@@ -105,7 +105,6 @@ def test_a_cancelled_scene_stops_between_windows_and_the_model_works_on(backend,
         ({"size": (128, 136)}, "136 x 128 .* as many pixels as 128 x 128 has.*satcascade scene"),
         ({"size": (45, 64), "scene": SceneSettings(wrap=True)}, "cannot wrap: both sides must be multiples"),
         ({"prompt": "x" * 501}, "501 characters"),
-        ({"stages": {"base": StageSettings(guidance=-1.0)}}, "negative"),
     ],
 )
 def test_what_cannot_be_made_is_refused_before_its_turn(backend, changes, message):

@@ -75,6 +75,7 @@ def scene_tab(backend: Backend) -> None:
                 )
                 parts = [
                     gr.Textbox(
+                        "",
                         label=f"Caption of what is {name}",
                         placeholder="Empty where nothing is painted in it",
                         max_length=LONGEST_CAPTION,
