@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from page_server import PageServer
 from satcascade.generation.jobs import image_seed
 from satcascade.generation.provenance import read_png_text
+from satcascade.web.painted_regions import BRUSHES
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'satcascade[web]'")
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -301,6 +302,11 @@ def test_what_each_brush_painted_has_its_caption(visit: Visit, tmp_path: Path) -
     expect(visit.status("scene")).to_contain_text("nothing is painted in orange, the colour of 'a road'")
     visit.stroke(canvas, 0.4, 0.6, 0.35)
     visit.page.get_by_label("blue", exact=True).check()
+    # The palette of the canvas has the colour of the brush.
+    blue = "rgb({}, {}, {})".format(*ImageColor.getrgb(BRUSHES["blue"]))
+    expect(visit.page.locator("#scene-editor").get_by_role("button", name="Color", exact=True)).to_have_css(
+        "color", blue
+    )
     visit.stroke(canvas, 0.4, 0.6, 0.65)
     visit.button("Make the scene").click()
     expect(visit.status("scene")).to_contain_text("blue is painted, but has no caption")

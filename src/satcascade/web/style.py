@@ -43,6 +43,8 @@ CSS = """
 .sc-report { width: 100%; height: 80vh; border: 1px solid var(--border-color-primary);
   border-radius: var(--radius-lg); background: white; }
 @media (max-width: 500px) {
+  /* All tabs in one row: Gradio hides those behind a button that have no room. */
+  .tab-container button { padding-left: .4rem !important; padding-right: .4rem !important; }
   .sc-grid img, .sc-blank { width: 120px; }
 }
 """
