@@ -19,7 +19,8 @@ from PIL import Image
 from satcascade.config.stage_settings import StageSettings
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.generation.provenance import NOTICE
-from satcascade.generation.scenes import Extension, SceneRequest, make_scene
+from satcascade.generation.scene_job import Extension
+from satcascade.generation.scenes import SceneRequest, make_scene
 from satcascade.io.hashing import sha256_of_file
 from satcascade.io.locks import exclusive
 from satcascade.pipelines.cascade import CascadePipeline

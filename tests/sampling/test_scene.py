@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -260,6 +261,30 @@ def test_calls_are_counted_from_a_state_on(tiny_text_encoder):
     states = []
     scene(pipeline, size=(48, 64), on_state=lambda state: states.append(state()))
     assert [plan.calls(None, state) for state in states] == [24, 18, 12, 6, 0]
+
+
+# What is told on the way
+
+
+def test_windows_are_counted_and_each_step_can_be_seen(pipeline):
+    # Cut off at the right and at the bottom.
+    size, counts, pictures = (70, 101), [], []
+    made = scene(
+        pipeline,
+        size=size,
+        on_windows=lambda done, total: counts.append((done, total)),
+        on_picture=lambda decode: pictures.append(levels(decode())),
+    )
+    stages = pipeline.prepare({name: STEPS[name] for name in pipeline.stage_names})
+    total = Scene(stages, size, SceneSettings()).calls(None)
+    assert {each for _, each in counts} == {total}
+    assert counts[-1] == (total, total)
+    assert all(0 < later - earlier <= 4 for (earlier, _), (later, _) in pairwise(counts))
+    assert len(pictures) == sum(len(stage.steps) for stage in stages)
+    reduction = stages[-1].image_size // stages[0].image_size
+    assert pictures[0].shape == (-(-70 // reduction), -(-101 // reduction), 3)
+    assert pictures[0].std() > 5
+    assert np.array_equal(pictures[-1], made)
 
 
 # Codecs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import urllib.error
@@ -14,11 +15,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from page_server import PageServer
 from satcascade.generation.jobs import image_seed
 from satcascade.generation.provenance import read_png_text
+from satcascade.web.painted_regions import BRUSHES
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'satcascade[web]'")
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -82,13 +84,35 @@ class Visit:
 
     def draw(self, caption: str, number: int = 1, steps: int | None = None) -> None:
         self.page.locator("#draw-caption textarea").fill(caption)
-        self._number("#draw-number", number)
+        self.number("#draw-number", number)
         if steps is not None:
             self.page.get_by_text("Steps, guidance, solver").first.click()
-            self._number("#draw-base-steps", steps)
+            self.number("#draw-base-steps", steps)
         self.button("Draw").click()
 
-    def _number(self, slider: str, value: int) -> None:
+    def scene(self, caption: str, width: int, height: int) -> None:
+        self.page.get_by_role("tab", name="Scene").click()
+        self.page.locator("#scene-caption textarea").fill(caption)
+        self.number("#scene-width", width)
+        self.number("#scene-height", height)
+        self.button("Make the scene").click()
+
+    def stroke(self, canvas, left: float, right: float, down: float) -> None:
+        """From left to right over a canvas, in shares of it."""
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        height = box["y"] + down * box["height"]
+        self.page.mouse.move(box["x"] + left * box["width"], height)
+        self.page.mouse.down()
+        self.page.mouse.move(box["x"] + right * box["width"], height, steps=8)
+        self.page.mouse.up()
+
+    def download(self, button: str, path: Path) -> None:
+        with self.page.expect_download() as download:
+            self.page.locator(button).click()
+        download.value.save_as(path)
+
+    def number(self, slider: str, value: int) -> None:
         field = self.page.locator(f"{slider} input[type=number]")
         field.fill(str(value))
         field.press("Tab")
@@ -109,9 +133,7 @@ def test_draw_shows_a_picture_and_gives_it_with_its_provenance(visit: Visit, tmp
     expect(visit.status()).to_have_text("Drawn")
     expect(visit.page.locator("#draw-stage img")).to_have_attribute("alt", "seed 0: a pond")
     expect(visit.page.locator("#draw-gallery img").first).to_be_visible()
-    with visit.page.expect_download() as download:
-        visit.page.locator("#draw-download").click()
-    download.value.save_as(tmp_path / "pond.png")
+    visit.download("#draw-download", tmp_path / "pond.png")
     text = read_png_text(tmp_path / "pond.png")
     assert (text["Prompt"], text["Seed"]) == ("a pond", str(image_seed(0, 0)))
     assert "no real place" in text["Notice"]
@@ -124,9 +146,7 @@ def test_several_pictures_come_in_a_zip_and_the_dice_give_another_seed(visit: Vi
     visit.draw("a pond", number=3)
     expect(visit.status()).to_have_text("3 pictures drawn")
     expect(visit.page.locator("#draw-gallery button img")).to_have_count(3)
-    with visit.page.expect_download() as download:
-        visit.page.locator("#draw-download").click()
-    download.value.save_as(tmp_path / "ponds.zip")
+    visit.download("#draw-download", tmp_path / "ponds.zip")
     with zipfile.ZipFile(tmp_path / "ponds.zip") as archive:
         assert len(archive.namelist()) == 3
         first = Image.open(io.BytesIO(archive.read(archive.namelist()[0])))
@@ -222,18 +242,10 @@ def test_a_brush_stroke_remakes_what_it_covers_alone(visit: Visit, tmp_path: Pat
     visit.page.locator("#edit-caption textarea").fill("a pond")
     visit.button("Edit").click()
     expect(visit.status("edit")).to_contain_text("nothing is painted over")
-    canvas.scroll_into_view_if_needed()
-    box = canvas.bounding_box()
-    across, down = box["x"] + box["width"] / 2, box["y"] + box["height"] / 3
-    visit.page.mouse.move(across - 40, down)
-    visit.page.mouse.down()
-    visit.page.mouse.move(across + 40, down, steps=8)
-    visit.page.mouse.up()
+    visit.stroke(canvas, 0.41, 0.59, 1 / 3)
     visit.button("Edit").click()
     expect(visit.status("edit")).to_have_text("Edited")
-    with visit.page.expect_download() as download:
-        visit.page.locator("#edit-download").click()
-    download.value.save_as(tmp_path / "edited.png")
+    visit.download("#edit-download", tmp_path / "edited.png")
     before, after = (
         np.asarray(Image.open(tmp_path / name).convert("RGB")) for name in ("my field.png", "edited.png")
     )
@@ -265,6 +277,59 @@ def test_a_drawn_picture_can_be_edited(visit: Visit) -> None:
     expect(visit.status("edit")).to_have_text("Edited")
 
 
+def test_a_scene_has_its_size_and_says_how_it_was_made(visit: Visit, tmp_path: Path) -> None:
+    visit.scene("a pond", 15, 48)
+    expect(visit.status("scene")).to_contain_text("15 x 48 pixels is not possible here")
+    visit.scene("a pond", 72, 48)
+    expect(visit.status("scene")).to_have_text("Scene drawn")
+    expect(visit.page.locator("#scene-stage img")).to_have_attribute("alt", "seed 0: a pond")
+    visit.download("#scene-download", tmp_path / "scene.png")
+    assert Image.open(tmp_path / "scene.png").size == (72, 48)
+    text = read_png_text(tmp_path / "scene.png")
+    assert (text["Prompt"], text["Seed"]) == ("a pond", str(image_seed(0, 0)))
+    settings = json.loads(text["Settings"])["settings"]
+    assert settings["size"] == "72x48"
+    assert "map" not in settings
+
+
+def test_what_each_brush_painted_has_its_caption(visit: Visit, tmp_path: Path) -> None:
+    visit.page.get_by_role("tab", name="Scene").click()
+    visit.page.locator("#scene-parts").get_by_role("button", name="Captions of parts").click()
+    canvas = visit.page.locator("#scene-editor canvas").first
+    expect(canvas).to_be_visible()
+    visit.page.get_by_label("Caption of what is orange").fill("a road")
+    visit.scene("forest", 64, 64)
+    expect(visit.status("scene")).to_contain_text("nothing is painted in orange, the colour of 'a road'")
+    visit.stroke(canvas, 0.4, 0.6, 0.35)
+    visit.page.get_by_label("blue", exact=True).check()
+    # The palette of the canvas has the colour of the brush.
+    blue = "rgb({}, {}, {})".format(*ImageColor.getrgb(BRUSHES["blue"]))
+    expect(visit.page.locator("#scene-editor").get_by_role("button", name="Color", exact=True)).to_have_css(
+        "color", blue
+    )
+    visit.stroke(canvas, 0.4, 0.6, 0.65)
+    visit.button("Make the scene").click()
+    expect(visit.status("scene")).to_contain_text("blue is painted, but has no caption")
+    visit.page.get_by_label("Caption of what is blue").fill("a river")
+    visit.button("Make the scene").click()
+    expect(visit.status("scene")).to_have_text("Scene drawn")
+    visit.download("#scene-download", tmp_path / "scene.png")
+    text = read_png_text(tmp_path / "scene.png")
+    assert text["Prompt"] == "forest; a road; a river"
+    assert "map" in json.loads(text["Settings"])["settings"]
+
+
+def test_a_scene_can_be_cancelled(visit: Visit) -> None:
+    visit.page.get_by_role("tab", name="Scene").click()
+    visit.page.locator("#scene-more").get_by_role("button").first.click()
+    visit.number("#scene-base-steps", 100)
+    visit.scene("a pond", 128, 128)
+    expect(visit.status("scene")).to_contain_text("window")
+    visit.page.locator("#scene-cancel").click()
+    expect(visit.status("scene")).to_have_text("Cancelled")
+    expect(visit.button("Make the scene")).to_be_enabled()
+
+
 def test_a_report_that_is_none_is_refused_in_a_line(visit: Visit) -> None:
     visit.page.get_by_role("tab", name="Report").click()
     visit.page.locator("#report-open").click()
@@ -274,7 +339,7 @@ def test_a_report_that_is_none_is_refused_in_a_line(visit: Visit) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_a_narrow_screen(browser, server: PageServer, scheme: str) -> None:
     visit = Visit(browser, server, width=390, scheme=scheme)
-    for tab in ("Draw", "Edit", "Compare", "Report"):
+    for tab in ("Draw", "Edit", "Scene", "Compare", "Report"):
         visit.page.get_by_role("tab", name=tab).click()
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390, tab
     background = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -284,7 +349,7 @@ def test_the_page_fits_a_narrow_screen(browser, server: PageServer, scheme: str)
 
 
 def test_every_field_has_a_name_for_screen_readers(visit: Visit) -> None:
-    for tab in ("Draw", "Edit", "Compare", "Report"):
+    for tab in ("Draw", "Edit", "Scene", "Compare", "Report"):
         visit.page.get_by_role("tab", name=tab).click()
         nameless = visit.page.evaluate(
             """() => [...document.querySelectorAll('input, textarea, select, button')]
@@ -299,7 +364,7 @@ def test_every_field_has_a_name_for_screen_readers(visit: Visit) -> None:
 def test_nothing_is_asked_of_another_machine(visit: Visit, server: PageServer) -> None:
     visit.draw("a pond")
     expect(visit.status()).to_have_text("Drawn")
-    for tab in ("Edit", "Compare", "Report"):
+    for tab in ("Edit", "Scene", "Compare", "Report"):
         visit.page.get_by_role("tab", name=tab).click()
         visit.page.wait_for_timeout(300)
     assert visit.hosts == {urlsplit(server.address).netloc}

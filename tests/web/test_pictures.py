@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from recorder import Recorder
 from satcascade.config.stage_settings import StageSettings
 from satcascade.data.captions import Captions
 from satcascade.errors import UsageError
@@ -15,23 +16,8 @@ from satcascade.generation.edit_source import EditSource
 from satcascade.generation.jobs import image_seed
 from satcascade.generation.provenance import read_png_text
 from satcascade.generation.run import GenerationRequest, generate
-from satcascade.web.jobs import Job, JobCancelledError, Waiting
-from satcascade.web.pictures import DrawRequest, EditRequest, Making, bundle, make_pictures
-
-
-class Recorder(Job):
-    """A job that keeps all of its news, and may cancel itself after some of them."""
-
-    def __init__(self, cancel_after: int | None = None):
-        super().__init__("visit", "draw")
-        self.news: list[Making] = []
-        self._cancel_after = cancel_after
-
-    def tell(self, news: Making) -> None:
-        super().tell(news)
-        self.news.append(news)
-        if len(self.news) == self._cancel_after:
-            self.cancel()
+from satcascade.web.jobs import JobCancelledError, Waiting
+from satcascade.web.pictures import DrawRequest, EditRequest, bundle, make_pictures
 
 
 def test_pictures_are_those_of_the_command_line(backend, tmp_path):

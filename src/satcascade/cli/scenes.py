@@ -30,7 +30,7 @@ from satcascade.errors import UsageError
 from satcascade.zoo import check_model_name, load_pipeline
 
 if TYPE_CHECKING:
-    from satcascade.generation.scenes import Extension
+    from satcascade.generation.scene_job import Extension
     from satcascade.sampling.regions import Regions
 
 _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
@@ -156,7 +156,7 @@ def extend(
     check_model_name(model)
     check_out(out)
 
-    from satcascade.generation.scenes import Extension
+    from satcascade.generation.scene_job import Extension
 
     _make(
         caption,

@@ -10,108 +10,36 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
-from satcascade.config.stage_settings import StageName, StageSettings, check_stages
-from satcascade.data.captions import slug
 from satcascade.data.rgb_file import read_rgb
-from satcascade.errors import UsageError
-from satcascade.formats.scene_folder import FORMAT, MANIFEST, RUN_FILE, STATE
-from satcascade.generation.provenance import (
-    NOTICE,
-    SOFTWARE,
-    manifest_line,
-    read_png_text,
-    sampling_settings,
-    versions,
-    write_png,
-)
+from satcascade.formats.scene_folder import MANIFEST, RUN_FILE, STATE
+from satcascade.generation.provenance import manifest_line, read_png_text, write_png
+from satcascade.generation.scene_job import SceneJob, SceneSpec
 from satcascade.generation.scene_state import SceneStateFile
 from satcascade.io.files import atomic_write
 from satcascade.io.folders import DescribedFolder, Difference
-from satcascade.io.hashing import sha256_of_file
 from satcascade.io.locks import exclusive
-from satcascade.models.text import check_captions
 from satcascade.pipelines.cascade import CascadePipeline
-from satcascade.sampling.regions import Regions
-from satcascade.sampling.scene import SceneSettings, SceneState
-from satcascade.seeds import derived_seed
-
-EXTENDED = "extended by a model: what lies outside the source image is synthetic and shows no real place"
 
 
 @dataclass(frozen=True)
-class Extension:
-    """A picture that is to grow.
-
-    Attributes:
-        image: its file.
-        left, top, right, bottom: pixels it grows by on each side.
-    """
-
-    image: Path
-    left: int = 0
-    top: int = 0
-    right: int = 0
-    bottom: int = 0
-
-    @property
-    def sides(self) -> dict[str, int]:
-        """The pixels by the names of the sides."""
-        return {"left": self.left, "top": self.top, "right": self.right, "bottom": self.bottom}
-
-
-@dataclass(frozen=True)
-class SceneRequest:
+class SceneRequest(SceneSpec):
     """What scene to make and where to put it.
 
     Attributes:
-        prompt: a caption, or captions of parts of the picture.
         out: the folder; missing, empty, or left by an interrupted run with the same settings.
-        size: height and width in pixels; None takes those of the captions' map, or of the extension.
-        extension: the picture that grows; None makes a new one.
-        seed: of the run, 0 to 2^63 - 1.
-        scene: overlap, wrapping, windows at once; its seed is not used.
-        stages: steps, guidance and scheduler of the stages, by their names; what is left out is the model's.
         save_every: seconds between two states to go on from.
 
-    Raises:
-        UsageError: a caption is empty, there is no size, or a number is out of its range.
+    The other attributes, and what is raised, are those of :class:`satcascade.generation.scene_job.SceneSpec`.
     """
 
-    prompt: str | Regions
-    out: Path
-    size: tuple[int, int] | None = None
-    extension: Extension | None = None
-    seed: int = 0
-    scene: SceneSettings = field(default_factory=SceneSettings)
-    stages: Mapping[StageName, StageSettings] = field(default_factory=dict)
-    save_every: float = 60.0
-
-    def __post_init__(self) -> None:
-        check_captions(self.captions)
-        check_stages(self.stages)
-        if isinstance(self.prompt, str) and self.size is None and self.extension is None:
-            raise UsageError("a scene of one caption needs a size: give height and width in pixels")
-        if self.extension and (
-            min(self.extension.sides.values()) < 0 or not any(self.extension.sides.values())
-        ):
-            raise UsageError("nothing to extend: say by how many pixels on the left, right, top or bottom")
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"seed {self.seed} is out of range: give an integer from 0 to 2^63 - 1")
-
-    @property
-    def captions(self) -> tuple[str, ...]:
-        """The captions."""
-        return (self.prompt,) if isinstance(self.prompt, str) else self.prompt.captions
+    out: Path = field(kw_only=True)
+    save_every: float = field(default=60.0, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -131,80 +59,6 @@ class SceneReport:
     seconds: float
 
 
-class _SceneJob:
-    """A request for a pipeline: its description and the text of its picture."""
-
-    def __init__(self, pipeline: CascadePipeline, request: SceneRequest):
-        self.pipeline, self.request = pipeline, request
-        self.caption = "; ".join(" ".join(caption.split()) for caption in request.captions)
-        self.seed = derived_seed(request.seed, "image", 0)
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """What the picture depends on, beside captions and seed."""
-        request, scene = self.request, self.request.scene
-        settings = sampling_settings(self.pipeline, request.stages, None, "float32")
-        settings |= {"overlap": scene.overlap, "wrap": scene.wrap}
-        if request.size is not None:
-            settings["size"] = f"{request.size[1]}x{request.size[0]}"
-        if isinstance(request.prompt, Regions):
-            settings["map"] = request.prompt.fingerprint
-        if request.extension is not None:
-            source = request.extension.image
-            settings |= {"extended": request.extension.sides, "source_sha256": sha256_of_file(source)}
-        return settings
-
-    def description(self) -> dict[str, Any]:
-        """The content of ``scene.json``."""
-        return {
-            "format": FORMAT,
-            "captions": list(self.request.captions),
-            "seed": self.request.seed,
-            "model_hash": self.pipeline.weights_hash,
-            "settings": self.settings,
-        }
-
-    def text(self) -> dict[str, str]:
-        """The text fields of the picture."""
-        request = self.request
-        settings = {
-            "index": 0,
-            "captions": list(request.captions),
-            "run_seed": request.seed,
-            "model_hash": self.pipeline.weights_hash,
-            "settings": self.settings,
-            "device": self.pipeline.device.type,
-            "versions": versions(),
-        }
-        text = {
-            "Software": SOFTWARE,
-            "Prompt": self.caption,
-            "Seed": str(self.seed),
-            "Model": self.pipeline.name,
-            "Notice": NOTICE if request.extension is None else EXTENDED,
-            "Settings": json.dumps(settings, sort_keys=True),
-        }
-        if request.extension is not None:
-            text["Source"] = f"{request.extension.image.name} sha256:{self.settings['source_sha256']}"
-        return text
-
-    def sample(self, state: SceneState | None, keeper: SceneStateFile) -> Image.Image:
-        """Make the picture, from a state on."""
-        request, scene = self.request, self.request.scene
-        options: dict[str, Any] = {
-            "seed": self.seed,
-            "overlap": scene.overlap,
-            "batch_size": scene.batch_size,
-            "settings": request.stages,
-            "state": state,
-            "on_state": keeper.offer,
-        }
-        if request.extension is None:
-            return self.pipeline.scene(request.prompt, request.size, wrap=scene.wrap, **options)
-        image = Image.fromarray(read_rgb(request.extension.image))
-        return self.pipeline.extend(image, self.caption, **(options | request.extension.sides))
-
-
 def make_scene(pipeline: CascadePipeline, request: SceneRequest, *, progress: bool = True) -> SceneReport:
     """Make a scene that is not there yet, from where an earlier call was stopped.
 
@@ -221,14 +75,14 @@ def make_scene(pipeline: CascadePipeline, request: SceneRequest, *, progress: bo
     started = time.monotonic()
     if request.extension is not None:
         read_rgb(request.extension.image)
-    job = _SceneJob(pipeline, request)
+    job = SceneJob(pipeline, request)
     described = DescribedFolder(request.out, RUN_FILE, "scene", words=_words)
     described.check(job.description())
     busy = f"another process is making the scene in {request.out}: wait for it or end it"
     with exclusive(request.out / ".lock", busy):
         described.check(job.description())
         described.write(job.description(), sort_keys=True)
-        file = request.out / f"{slug(job.caption)}.png"
+        file = request.out / job.file
         keeper = SceneStateFile(request.out / STATE, request.save_every)
         made, state = not _is_there(file, job), None
         if made:
@@ -237,7 +91,7 @@ def make_scene(pipeline: CascadePipeline, request: SceneRequest, *, progress: bo
             # None lets tqdm decide by whether the stream is a terminal.
             pipeline.set_progress_bar_config(disable=None if progress else True, leave=False, desc="windows")
             try:
-                write_png(file, job.sample(state, keeper), job.text())
+                write_png(file, job.sample(state, on_state=keeper.offer), job.text())
             finally:
                 pipeline.set_progress_bar_config(**before)
         with atomic_write(request.out / MANIFEST) as aside:
@@ -247,7 +101,7 @@ def make_scene(pipeline: CascadePipeline, request: SceneRequest, *, progress: bo
     return SceneReport(file, made, resumed, time.monotonic() - started)
 
 
-def _is_there(file: Path, job: _SceneJob) -> bool:
+def _is_there(file: Path, job: SceneJob) -> bool:
     """Whether the picture is there, whole, and made for this scene."""
     try:
         with Image.open(file) as image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from satcascade.sampling.scene import Hooks, KnownPicture, Scene, SceneSettings,
 from satcascade.sampling.stage import SamplingStage
 
 OnState = Callable[[Callable[[], SceneState]], None]
+OnWindows = Callable[[int, int], None]
+OnPicture = Callable[[Callable[[], Image.Image]], None]
 
 
 class ScenePipeline(CaptionedPipeline):
@@ -52,6 +54,8 @@ class ScenePipeline(CaptionedPipeline):
         settings: Mapping[StageName, StageSettings] | None = None,
         state: SceneState | None = None,
         on_state: OnState | None = None,
+        on_windows: OnWindows | None = None,
+        on_picture: OnPicture | None = None,
     ) -> Image.Image:
         """Make one picture of any size by MultiDiffusion (Bar-Tal et al. 2023).
 
@@ -69,6 +73,10 @@ class ScenePipeline(CaptionedPipeline):
             settings: of the stages by their names; what they leave out is the model's own.
             state: to go on from, of the same scene.
             on_state: called after every step with a function that gives the state to go on from.
+            on_windows: called after every batch of windows with how many are done, each step and each caption
+                in it counted, and how many there are to do.
+            on_picture: called after every step with a function that decodes the picture as it is then: with
+                the noise that is still in it, and of a first stage smaller than the scene.
 
         Returns:
             An RGB image.
@@ -84,7 +92,8 @@ class ScenePipeline(CaptionedPipeline):
             size = (int(prompt.labels.shape[0]), int(prompt.labels.shape[1]))
         plan = Scene(self.prepare(settings or {}), size, SceneSettings(seed, overlap, wrap, batch_size))
         regions = Regions.whole(prompt, *size) if isinstance(prompt, str) else prompt.resized(*size)
-        return Image.fromarray(self._make(plan, regions, state, on_state))
+        watch = _Watch(on_state, on_windows, on_picture)
+        return Image.fromarray(self._make(plan, regions, state, watch))
 
     def extend(
         self,
@@ -101,6 +110,8 @@ class ScenePipeline(CaptionedPipeline):
         settings: Mapping[StageName, StageSettings] | None = None,
         state: SceneState | None = None,
         on_state: OnState | None = None,
+        on_windows: OnWindows | None = None,
+        on_picture: OnPicture | None = None,
     ) -> Image.Image:
         """Let a picture grow beyond its edges: the rest is made to fit it, as in :meth:`scene`.
 
@@ -120,6 +131,8 @@ class ScenePipeline(CaptionedPipeline):
             settings: as of :meth:`scene`.
             state: as of :meth:`scene`.
             on_state: as of :meth:`scene`.
+            on_windows: as of :meth:`scene`.
+            on_picture: as of :meth:`scene`.
 
         Returns:
             An RGB image.
@@ -133,7 +146,8 @@ class ScenePipeline(CaptionedPipeline):
         plan = Scene(self.prepare(settings or {}), size, SceneSettings(seed, overlap, False, batch_size))
         pixels = np.array(image.convert("RGB"))
         known = _known_picture(pixels, top, left, plan)
-        made = self._make(plan, Regions.whole(prompt, *size), state, on_state, known)
+        watch = _Watch(on_state, on_windows, on_picture)
+        made = self._make(plan, Regions.whole(prompt, *size), state, watch, known)
         made[top : top + image.height, left : left + image.width] = pixels
         return Image.fromarray(made)
 
@@ -178,7 +192,7 @@ class ScenePipeline(CaptionedPipeline):
         pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
         padding = (0, plan.width // ratio - image.width, 0, plan.height // ratio - image.height)
         picture = F.pad(pixels[None], padding, mode="replicate")[0]
-        return Image.fromarray(self._make(plan, regions, None, None, picture=picture))
+        return Image.fromarray(self._make(plan, regions, picture=picture))
 
     def check_upscales(self) -> None:
         """Refuse to upscale without a super-resolution stage.
@@ -196,13 +210,14 @@ class ScenePipeline(CaptionedPipeline):
         self,
         plan: Scene,
         regions: Regions | None,
-        state: SceneState | None,
-        on_state: OnState | None,
+        state: SceneState | None = None,
+        watch: _Watch | None = None,
         known: KnownPicture | None = None,
         picture: Tensor | None = None,
     ) -> npt.NDArray[np.uint8]:
         text = None if regions is None else self.encode(regions.captions).to(self._execution_device)
-        with self.progress_bar(total=plan.calls(regions, state)) as progress:
+        total = plan.calls(regions, state)
+        with self.progress_bar(total=total) as progress:
             made = plan.sample(
                 text,
                 regions,
@@ -211,10 +226,36 @@ class ScenePipeline(CaptionedPipeline):
                 picture=picture,
                 known=known,
                 state=state,
-                hooks=Hooks(progress.update, on_state or (lambda _: None)),
+                hooks=(watch or _Watch()).hooks(total, progress.update),
             )
         self.maybe_free_model_hooks()
         return made
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """What a caller wants to be told, see :meth:`ScenePipeline.scene`."""
+
+    on_state: OnState | None = None
+    on_windows: OnWindows | None = None
+    on_picture: OnPicture | None = None
+
+    def hooks(self, total: int, update: Callable[[int], None]) -> Hooks:
+        """Hooks of a scene of so many windows, which also update a progress bar."""
+        done = 0
+
+        def windows(count: int) -> None:
+            nonlocal done
+            done += count
+            update(count)
+            if self.on_windows is not None:
+                self.on_windows(done, total)
+
+        def picture(decode: Callable[[], npt.NDArray[np.uint8]]) -> None:
+            if self.on_picture is not None:
+                self.on_picture(lambda: Image.fromarray(decode()))
+
+        return Hooks(windows, self.on_state or (lambda _: None), picture)
 
 
 def _known_picture(pixels: npt.NDArray[np.uint8], top: int, left: int, plan: Scene) -> KnownPicture:

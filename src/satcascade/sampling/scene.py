@@ -102,10 +102,13 @@ class Hooks:
     Attributes:
         on_windows: after every batch of windows, how many it had.
         on_step: after every step, with a function that gives the state to resume from.
+        on_picture: after every step, with a function that decodes what there is, with the noise that is still
+            in it: (h, w, 3) uint8, of the stage's own resolution.
     """
 
     on_windows: Callable[[int], None] = lambda _: None
     on_step: Callable[[Callable[[], SceneState]], None] = lambda _: None
+    on_picture: Callable[[Callable[[], npt.NDArray[np.uint8]]], None] = lambda _: None
 
 
 class Scene:
@@ -210,13 +213,17 @@ class Scene:
                 if stage is not stages[-1]:
                     picture = picture_of(stage.codec, canvas, self.settings.wrap)
             state = None
-        height, width = self.size
-        made = np.empty((height, width, 3), np.uint8)
         with autocast(dtype, device):
-            for top, strip in decoded_strips(stages[-1].codec, canvas, self.settings.wrap):
-                rows = made[top : top + strip.shape[1]]
-                levels = ((strip + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
-                rows[:] = levels[: len(rows), :width].numpy()
+            return self._decoded(stages[-1], canvas)
+
+    def _decoded(self, stage: SamplingStage, canvas: Tensor) -> npt.NDArray[np.uint8]:
+        """The picture (h, w, 3) of a stage's canvas (C, H, W), cut to the size asked for."""
+        height, width = (-(-side // self.reduction(stage)) for side in self.size)
+        made = np.empty((height, width, 3), np.uint8)
+        for top, strip in decoded_strips(stage.codec, canvas, self.settings.wrap):
+            rows = made[top : top + strip.shape[1]]
+            levels = ((strip + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
+            rows[:] = levels[: len(rows), :width].numpy()
         return made
 
     def _run(
@@ -264,6 +271,7 @@ class Scene:
             hooks.on_step(
                 lambda: SceneState(stage.name, count, x.cpu(), *remembered(stage.scheduler), picture)
             )
+            hooks.on_picture(lambda: self._decoded(stage, blocks.join(x)))
             return x
 
         left = replace(stage, steps=stage.steps[done:])

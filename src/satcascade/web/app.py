@@ -12,6 +12,7 @@ from satcascade.web.compare_tab import compare_tab
 from satcascade.web.draw_tab import draw_tab
 from satcascade.web.edit_tab import edit_tab
 from satcascade.web.report_tab import report_tab
+from satcascade.web.scene_tab import scene_tab
 
 # Seconds after which Gradio looks for files to delete.
 _CLEANING = 600
@@ -37,6 +38,8 @@ def build(backend: Backend, reports: Path) -> gr.Blocks:
             drawn = draw_tab(backend)
         with gr.Tab("Edit", id="edit"):
             edit_tab(backend, drawn)
+        with gr.Tab("Scene", id="scene"):
+            scene_tab(backend)
         with gr.Tab("Compare", id="compare"):
             compare_tab(backend)
         with gr.Tab("Report", id="report"):

@@ -32,6 +32,7 @@ _MODEL_SOLVER = "the model's own"
 def caption_box(tab: str) -> gr.Textbox:
     """The field for a caption."""
     return gr.Textbox(
+        "",
         label="Caption",
         placeholder="Describe the scene in English, as seen from above",
         lines=1,

@@ -16,11 +16,16 @@ from PIL import Image
 from satcascade.web.jobs import Waiting
 from satcascade.web.pictures import Making
 
+# Pixels a side.
+_MOST_SHOWN = 1024
+
 
 def data_uri(image: Image.Image) -> str:
-    """An image as a data URI: a JPEG, for the eye only."""
+    """An image as a data URI: a JPEG, for the eye only, no larger than screens show it."""
+    shown = image.convert("RGB")
+    shown.thumbnail((_MOST_SHOWN, _MOST_SHOWN))
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=88)
+    shown.save(buffer, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -33,7 +38,8 @@ def figure(image: Image.Image | None, alt: str) -> str:
     """
     if image is None:
         return f'<div class="sc-stage sc-empty"><p>{escape(alt)}</p></div>'
-    return f'<div class="sc-stage"><img src="{data_uri(image)}" alt="{escape(alt)}"></div>'
+    shape = f"--ratio: {image.width / image.height:.4f}"
+    return f'<div class="sc-stage"><img src="{data_uri(image)}" alt="{escape(alt)}" style="{shape}"></div>'
 
 
 def file_figure(path: Path, alt: str) -> str:
@@ -70,7 +76,7 @@ def making(news: Making) -> str:
     progress = news.progress
     part = progress.step / progress.steps if progress is not None else 0.0
     which = f"picture {done + 1} of {total}, " if total > 1 else ""
-    step = f"step {progress.step} of {progress.steps}" if progress is not None else "begun"
+    step = f"{progress.unit} {progress.step} of {progress.steps}" if progress is not None else "begun"
     text = f"Drawing: {which}{step}" if done < total else "Drawn"
     return status(text, min(1.0, (done + part) / total))
 

@@ -28,12 +28,31 @@ class Progress:
         steps: how many there are.
         preview: the picture so far; None where the last one shown is recent enough.
         seconds: since the picture was begun.
+        unit: what a step is called.
     """
 
     step: int
     steps: int
     preview: Image.Image | None
     seconds: float
+    unit: str = "step"
+
+
+class _Pace:
+    """Sees to it that previews take little of the time."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic()
+
+    def preview(self, decode: Callable[[], Image.Image]) -> Image.Image | None:
+        """What ``decode`` makes, or None where it was called a short while ago."""
+        now = time.monotonic()
+        if now < self._next:
+            return None
+        image = decode()
+        spent = time.monotonic() - now
+        self._next = now + max(_PAUSE, spent / _SHARE)
+        return image
 
 
 class StepPreviews:
@@ -51,7 +70,7 @@ class StepPreviews:
         self._wrap = wrap
         self._done = 0
         self._began = time.monotonic()
-        self._next = self._began
+        self._pace = _Pace()
 
     def __call__(self, pipeline: Any, step: int, timestep: Tensor, state: dict[str, Any]) -> None:
         """Called by the pipeline after each step.
@@ -61,13 +80,52 @@ class StepPreviews:
         """
         self._job.check()
         self._done += 1
-        now = time.monotonic()
-        preview = None
-        if now >= self._next:
-            preview = decode_first(pipeline, state)
-            spent = time.monotonic() - now
-            self._next = now + max(_PAUSE, spent / _SHARE)
-        self._job.tell(self._wrap(Progress(self._done, self._steps, preview, now - self._began)))
+        seconds = time.monotonic() - self._began
+        preview = self._pace.preview(lambda: decode_first(pipeline, state))
+        self._job.tell(self._wrap(Progress(self._done, self._steps, preview, seconds)))
+
+
+class ScenePreviews:
+    """What a scene calls to tell its job how far it is; it stops where the job is cancelled.
+
+    News follow one another quickly here, and those that nobody has read yet are replaced: each of them has
+    the last preview.
+
+    Args:
+        job: told a :class:`Progress` after each batch of windows and each step.
+        wrap: makes what the job is told of a :class:`Progress`.
+    """
+
+    def __init__(self, job: Job, wrap: Callable[[Progress], Any] = lambda progress: progress):
+        self._job = job
+        self._wrap = wrap
+        self._done, self._total = 0, 1
+        self._preview: Image.Image | None = None
+        self._began = time.monotonic()
+        self._pace = _Pace()
+
+    def on_windows(self, done: int, total: int) -> None:
+        """Called after each batch of windows.
+
+        Raises:
+            JobCancelledError: the job was told to end.
+        """
+        self._done, self._total = done, total
+        self._tell()
+
+    def on_picture(self, decode: Callable[[], Image.Image]) -> None:
+        """Called after each step, with what decodes the scene as it is.
+
+        Raises:
+            JobCancelledError: the job was told to end.
+        """
+        self._job.check()
+        self._preview = self._pace.preview(decode) or self._preview
+        self._tell()
+
+    def _tell(self) -> None:
+        seconds = time.monotonic() - self._began
+        self._job.tell(self._wrap(Progress(self._done, self._total, self._preview, seconds, unit="window")))
 
 
 def decode_first(pipeline: Any, state: dict[str, Any]) -> Image.Image:

@@ -36,11 +36,7 @@ def open_upload(path: str | Path, size: int) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(path, formats=FORMATS)
         with image:
-            if image.width * image.height > MOST_PIXELS:
-                raise UsageError(
-                    f"the picture has {image.width} x {image.height} pixels: at most "
-                    f"{MOST_PIXELS // 1_000_000} million are possible"
-                )
+            check_pixels(image)
             if image.mode[0] in "IF":
                 raise UsageError(
                     "the picture has more than 8 bits a channel: give one of 8 bits, such as a PNG or a JPEG"
@@ -54,6 +50,19 @@ def open_upload(path: str | Path, size: int) -> Image.Image:
     return ImageOps.fit(upright, (size, size), Image.Resampling.BICUBIC)
 
 
+def check_pixels(image: Image.Image) -> None:
+    """Refuse an image with too many pixels.
+
+    Raises:
+        UsageError: it has.
+    """
+    if image.width * image.height > MOST_PIXELS:
+        raise UsageError(
+            f"the picture has {image.width} x {image.height} pixels: at most "
+            f"{MOST_PIXELS // 1_000_000} million are possible"
+        )
+
+
 def painted_mask(layers: Sequence[Image.Image], size: int) -> Image.Image:
     """What was painted over, as a mask.
 
@@ -65,10 +74,11 @@ def painted_mask(layers: Sequence[Image.Image], size: int) -> Image.Image:
         Mode ``L``, 255 where any of a pixel was painted over and 0 elsewhere.
 
     Raises:
-        UsageError: nothing was.
+        UsageError: nothing was, or a layer has too many pixels.
     """
     mask = Image.new("L", (size, size))
     for layer in layers:
+        check_pixels(layer)
         alpha = layer.convert("RGBA").getchannel("A").resize((size, size), Image.Resampling.BOX)
         mask = ImageChops.lighter(mask, alpha.point(lambda level: 255 if level else 0))
     if mask.getbbox() is None:
