@@ -22,6 +22,7 @@ from satcascade.generation.provenance import NOTICE, SOFTWARE, sampling_settings
 from satcascade.io.hashing import sha256_of_text
 from satcascade.pipelines.callbacks import StepCallback
 from satcascade.pipelines.cascade import CascadePipeline
+from satcascade.sampling.edit import count_calls
 from satcascade.seeds import derived_seed
 
 
@@ -101,8 +102,10 @@ class TextToImage:
 
     @property
     def steps(self) -> int:
-        """How many network calls an image takes, or a batch at once."""
-        return sum(len(stage.steps) for stage in self.pipeline.prepare(self._stages, self._stop_at))
+        """How many network calls an image takes, or a batch at once: an edit may leave some out, or jump."""
+        taken = self._call.get("strength", 1.0), self._call.get("resampling", 1)
+        stages = self.pipeline.prepare(self._stages, self._stop_at)
+        return sum(count_calls(stage, *taken) for stage in stages)
 
     def sample(self, batch: range, on_step: StepCallback | None = None) -> list[Image.Image]:
         """Make images, given by their numbers.

@@ -287,7 +287,8 @@ class CascadePipeline(ScenePipeline):
                 raise UsageError("base_images need a super-resolution stage, and one caption an image")
             stages = stages[1:]
         edits = [None if edit is None else self._of_stage(edit, stage) for stage in stages]
-        with self.progress_bar(total=sum(map(count_calls, stages, edits))) as progress:
+        taken = (1.0, 1) if edit is None else (edit.strength, edit.resampling)
+        with self.progress_bar(total=sum(count_calls(stage, *taken) for stage in stages)) as progress:
 
             def after_step(stage: SamplingStage, step: int, x: Tensor) -> Tensor:
                 progress.update()

@@ -22,6 +22,7 @@ from satcascade.models.denoiser import TextCondition
 from satcascade.models.text import TextEmbeddings
 from satcascade.sampling.canvas import CanvasPredictor, Known, LowResCanvas, tasks_of
 from satcascade.sampling.condition import Condition
+from satcascade.sampling.edit import count_calls, noised_back, part_of, stretches
 from satcascade.sampling.loop import denoise
 from satcascade.sampling.regions import Regions
 from satcascade.sampling.solver_state import Remembered, remember, remembered
@@ -42,6 +43,8 @@ class SceneSettings:
         overlap: of neighbouring windows, as a share of a window: 0 to 0.75.
         wrap: left and right, top and bottom are neighbours, so that the picture repeats without a seam.
         batch_size: windows at once; changes pictures by float rounding only.
+        resampling: how often each stretch of the steps is taken (RePaint's jumps, Lugmayr et al. 2022), for
+            what is made and what is known to settle; of use where a part of the scene is known.
 
     Raises:
         UsageError: a number is out of its range.
@@ -51,12 +54,15 @@ class SceneSettings:
     overlap: float = DEFAULT_OVERLAP
     wrap: bool = False
     batch_size: int = 4
+    resampling: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed {self.seed} is out of range: give an integer from 0 to 2^63 - 1")
         if self.batch_size < 1:
             raise UsageError(f"batch size: {self.batch_size} is not possible, give 1 or more")
+        if self.resampling < 1:
+            raise UsageError(f"resampling {self.resampling} is not possible: give 1 or more")
         overlapping(4, 4, self.overlap)
 
 
@@ -66,7 +72,7 @@ class SceneState:
 
     Attributes:
         stage: that is at work.
-        done: steps that it has taken.
+        done: network calls that it has made, those after a jump back counted again.
         x: (N, C, side, side), the squares of its canvas (:class:`satcascade.sampling.windows.Blocks`).
         solver: what its scheduler remembers, with
         solver_tensors: the tensors of that.
@@ -165,7 +171,7 @@ class Scene:
         for stage in self._left(state):
             done = 0 if state is None or state.stage != stage.name else state.done
             tasks = tasks_of(*self.windows(stage), self._masks(stage, regions))
-            total += len(tasks) * (len(stage.steps) - done)
+            total += len(tasks) * (count_calls(stage, resampling=self.settings.resampling) - done)
         return total
 
     @torch.inference_mode()
@@ -250,32 +256,58 @@ class Scene:
             hooks.on_windows,
         )
         if state is None:
-            done = 0
             x = blocks.noise(stage.shape[0], f"{stage.name}/first", device) * stage.scheduler.init_noise_sigma
         else:
-            done, x = state.done, state.x.to(device)
-            remember(stage.scheduler, state.solver, state.solver_tensors, device)
-        generators = blocks.generators(f"{stage.name}/{done}")
-
-        def after_step(number: int, x: Tensor) -> Tensor:
-            count = done + number + 1
-            # Each step's noise has a name of its own: a resumed scene draws what it would have drawn.
-            blocks.reseed(generators, f"{stage.name}/{count}")
-            hooks.on_step(
-                lambda: SceneState(stage.name, count, x.cpu(), *remembered(stage.scheduler), picture)
-            )
-            return x
-
-        left = replace(stage, steps=stage.steps[done:])
-        # The predictor takes what the network is given from the windows: the loop needs none of it.
-        whole = Condition(1, condition, None)
-        canvas = blocks.join(denoise(left, whole, x, generators, after_step, predictor))
+            x = state.x.to(device)
+        canvas = blocks.join(self._steps_of(predictor, x, state, picture, hooks))
         if not torch.isfinite(canvas).all():
             raise SatcascadeError(
                 f"the {stage.name} stage produced numbers that are not finite: its weights are damaged, or "
                 "the precision is too low (try float32)"
             )
         return canvas
+
+    def _steps_of(
+        self,
+        predictor: CanvasPredictor,
+        x: Tensor,
+        state: SceneState | None,
+        picture: Tensor | None,
+        hooks: Hooks,
+    ) -> Tensor:
+        """The squares of a stage's canvas after all its steps, stretch by stretch, from a state on."""
+        stage, blocks = predictor.stage, predictor.blocks
+        done = 0 if state is None else state.done
+        generators = blocks.generators(f"{stage.name}/{done}")
+        # The predictor takes what the network is given from the windows: the loop needs none of it.
+        whole = Condition(1, predictor.text, None)
+        end = reached = 0
+        for calls in stretches(stage, 1.0, self.settings.resampling):
+            begin, end = end, end + len(calls)
+            if end > done:
+                part = part_of(stage, calls)
+                if state is not None and done > begin:
+                    remember(part.scheduler, state.solver, state.solver_tensors, x.device)
+                    part = replace(part, steps=part.steps[done - begin :])
+                elif reached != calls.start:
+                    noise = blocks.noise(stage.shape[0], f"{stage.name}/back/{done}", x.device)
+                    x = noised_back(stage, x, noise, reached, calls.start)
+
+                def after_step(
+                    number: int, x: Tensor, part: SamplingStage = part, before: int = done
+                ) -> Tensor:
+                    count = before + number + 1
+                    # Each step's noise has a name of its own: a resumed scene draws what it would have drawn.
+                    blocks.reseed(generators, f"{stage.name}/{count}")
+                    hooks.on_step(
+                        lambda: SceneState(stage.name, count, x.cpu(), *remembered(part.scheduler), picture)
+                    )
+                    return x
+
+                x = denoise(part, whole, x, generators, after_step, predictor)
+                done = end
+            reached = calls.stop
+        return x
 
     def _left(self, state: SceneState | None) -> list[SamplingStage]:
         """The stages that a scene has still to go through."""
