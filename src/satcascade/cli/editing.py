@@ -15,6 +15,7 @@ from satcascade.cli.options import (
     PrecisionOption,
     QuietOption,
     SchedulerOption,
+    SeamlessOption,
     SeedOption,
     SRGuidanceOption,
     StepsOption,
@@ -47,6 +48,7 @@ def edit(
     feather: Annotated[
         int | None, amount("Width of the soft edge inside of a mask. Default: 8.", metavar="PX")
     ] = None,
+    seamless: SeamlessOption = True,
     number: Annotated[int, count("Pictures to make.", "-n", "--number")] = 1,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: samples/...")
@@ -106,7 +108,7 @@ def edit(
             "base": StageSettings(steps, guidance, scheduler),
             "sr": StageSettings(steps, sr_guidance, scheduler),
         },
-        edit=EditSource(image, mask, corners, strength, resampling, feather),
+        edit=EditSource(image, mask, corners, strength, resampling, feather, seamless),
     )
     pipeline = load_pipeline(model, device=device, precision=precision.value)
     report = generate(pipeline, request, progress=not quiet)

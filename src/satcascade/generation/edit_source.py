@@ -38,7 +38,7 @@ class EditSource:
         mask: file of a mask of the image's size, white where it is remade; or
         box: left, top, width and height of the part to remake, in pixels. Without either, all of it may
             change.
-        strength, resampling, feather: as the pipeline's call takes them; None is its default.
+        strength, resampling, feather, seamless: as the pipeline's call takes them; None is its default.
 
     Raises:
         UsageError: a number is out of its range, or mask and box are both given.
@@ -50,6 +50,7 @@ class EditSource:
     strength: float | None = None
     resampling: int = 1
     feather: int | None = None
+    seamless: bool = True
 
     def __post_init__(self) -> None:
         if self.mask is not None and self.box is not None:
@@ -70,6 +71,7 @@ class EditSource:
             "strength": INPAINTING_STRENGTH if self.strength is None else self.strength,
             "resampling": self.resampling,
             "feather": FEATHER if self.feather is None else self.feather,
+            "seamless": self.seamless,
         }
 
 

@@ -55,6 +55,10 @@ class Extension:
     Attributes:
         image: its file.
         left, top, right, bottom: pixels it grows by on each side.
+        resampling, seamless: as :meth:`satcascade.pipelines.scenes.ScenePipeline.extend` takes them.
+
+    Raises:
+        UsageError: the resampling is less than 1.
     """
 
     image: Path
@@ -62,11 +66,22 @@ class Extension:
     top: int = 0
     right: int = 0
     bottom: int = 0
+    resampling: int = 1
+    seamless: bool = True
+
+    def __post_init__(self) -> None:
+        if self.resampling < 1:
+            raise UsageError(f"resampling {self.resampling} is not possible: give 1 or more")
 
     @property
     def sides(self) -> dict[str, int]:
         """The pixels by the names of the sides."""
         return {"left": self.left, "top": self.top, "right": self.right, "bottom": self.bottom}
+
+    @property
+    def joining(self) -> dict[str, Any]:
+        """How what is made is fitted to the picture: arguments of the pipeline's call, and of the records."""
+        return {"resampling": self.resampling, "seamless": self.seamless}
 
 
 @dataclass(frozen=True)
@@ -152,6 +167,7 @@ class _SceneJob:
         if request.extension is not None:
             source = request.extension.image
             settings |= {"extended": request.extension.sides, "source_sha256": sha256_of_file(source)}
+            settings |= request.extension.joining
         return settings
 
     def description(self) -> dict[str, Any]:
@@ -202,7 +218,8 @@ class _SceneJob:
         if request.extension is None:
             return self.pipeline.scene(request.prompt, request.size, wrap=scene.wrap, **options)
         image = Image.fromarray(read_rgb(request.extension.image))
-        return self.pipeline.extend(image, self.caption, **(options | request.extension.sides))
+        grown = request.extension.sides | request.extension.joining
+        return self.pipeline.extend(image, self.caption, **(options | grown))
 
 
 def make_scene(pipeline: CascadePipeline, request: SceneRequest, *, progress: bool = True) -> SceneReport:

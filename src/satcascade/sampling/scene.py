@@ -23,6 +23,7 @@ from satcascade.models.text import TextEmbeddings
 from satcascade.sampling.canvas import CanvasPredictor, Known, LowResCanvas, tasks_of
 from satcascade.sampling.condition import Condition
 from satcascade.sampling.edit import count_calls, noised_back, part_of, stretches
+from satcascade.sampling.known_picture import KnownPicture
 from satcascade.sampling.loop import denoise
 from satcascade.sampling.regions import Regions
 from satcascade.sampling.solver_state import Remembered, remember, remembered
@@ -85,20 +86,6 @@ class SceneState:
     solver: Remembered
     solver_tensors: dict[str, Tensor]
     picture: Tensor | None
-
-
-@dataclass(frozen=True)
-class KnownPicture:
-    """The part of a scene that is there already and stays.
-
-    Attributes:
-        pixels: (3, H, W) in [-1, 1], of the whole scene; what is not known should go on smoothly, as an
-            encoder sees beyond the edge.
-        mask: (H, W) bool, where it is known.
-    """
-
-    pixels: Tensor
-    mask: Tensor
 
 
 @dataclass(frozen=True)
@@ -196,7 +183,7 @@ class Scene:
             device: where they are.
             picture: (3, h, w) in [-1, 1], of the canvas' size divided by ``ratio``, which the first stage
                 enlarges; None where that is a base stage.
-            known: what is there already, of the canvas' size.
+            known: what is there already, of the canvas' size: its pixels are in the picture as they are.
             state: to go on from, of the same scene.
             hooks: told of windows and steps.
 
@@ -215,14 +202,19 @@ class Scene:
                 canvas = self._run(stage, text, regions, device, picture, known, state, hooks)
                 if stage is not stages[-1]:
                     picture = picture_of(stage.codec, canvas, self.settings.wrap)
+                    if known is not None:
+                        picture = torch.stack([*known.reduced(self.reduction(stage)).joined(picture)])
             state = None
         height, width = self.size
         made = np.empty((height, width, 3), np.uint8)
         with autocast(dtype, device):
             for top, strip in decoded_strips(stages[-1].codec, canvas, self.settings.wrap):
                 rows = made[top : top + strip.shape[1]]
-                levels = ((strip + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
-                rows[:] = levels[: len(rows), :width].numpy()
+                rows[:] = _levels(strip).permute(1, 2, 0)[: len(rows), :width].numpy()
+        if known is not None:
+            planes = (torch.from_numpy(made[..., channel]).float() / 127.5 - 1 for channel in range(3))
+            for channel, plane in enumerate(known.joined(planes)):
+                made[..., channel] = _levels(plane).numpy()
         return made
 
     def _run(
@@ -334,11 +326,15 @@ class Scene:
 
     def _known(self, stage: SamplingStage, known: KnownPicture, device: torch.device) -> Known:
         """What is known of a stage's canvas: positions all of whose pixels are known."""
-        reduction, factor = self.reduction(stage), stage.codec.factor
-        pixels = F.avg_pool2d(known.pixels[None], reduction)[0]
-        cell = reduction * factor
-        mask = F.avg_pool2d(known.mask[None].float(), cell)[0] > 1 - 0.5 / cell**2
-        return Known(encoded(stage.codec, pixels.to(device)).to(device), mask.to(device))
+        reduction = self.reduction(stage)
+        pixels = known.reduced(reduction).pixels.to(device)
+        mask = known.mask_of_cells(reduction * stage.codec.factor)
+        return Known(encoded(stage.codec, pixels).to(device), mask.to(device))
+
+
+def _levels(picture: Tensor) -> Tensor:
+    """Bytes of a picture in [-1, 1]."""
+    return ((picture + 1) * 127.5).round().to(torch.uint8)
 
 
 def _condition(
