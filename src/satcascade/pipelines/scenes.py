@@ -118,8 +118,8 @@ class ScenePipeline(CaptionedPipeline):
             top: on this,
             right: on this,
             bottom: and on this; at least one of them is not 0.
-            resampling: how often each stretch of the steps is taken (RePaint's jumps): with 2 and more, what is
-                made has time to fit what is there, and takes as many times as long.
+            resampling: how often each stretch of the steps is taken (RePaint's jumps): with 2 and more, what
+                is made has time to fit what is there, and takes as many times as long.
             seamless: shift the colours of what is made, near the picture, so that they meet it (Perez et al.
                 2003, "Poisson image editing").
             seed: as of :meth:`scene`.

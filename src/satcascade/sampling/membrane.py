@@ -16,8 +16,8 @@ from torch.nn import functional as F
 REACH = 1 / 16
 # Of a residual, times the reach: the result is then within a level or so of 255 wherever all of it differs.
 _TOLERANCE = 4e-3
-# What no picture shows, a hundredth of a level: not worth an iteration.
-_NOTHING = 1e-4
+# Of a residual that comes from rounding: not worth an iteration.
+_NOTHING = 1e-5
 _MOST_ITERATIONS = 500
 # Sides of the coarsest grid, at most twice this.
 _COARSEST = 8
@@ -78,7 +78,8 @@ def _conjugate_gradients(around: Tensor, free: Tensor, reach: float, u: Tensor) 
         return (x * y).sum(dim=(-2, -1), keepdim=True)
 
     residual = torch.where(free, _neighbours(around), 0) - operator(u)
-    enough = _TOLERANCE / reach * around.abs().amax(dim=(-2, -1), keepdim=True).clamp(min=_NOTHING)
+    largest = around.abs().amax(dim=(-2, -1), keepdim=True)
+    enough = (_TOLERANCE / reach * largest).clamp(min=_NOTHING)
     direction, square = residual, dot(residual, residual)
     for _ in range(_MOST_ITERATIONS):
         left = residual.abs().amax(dim=(-2, -1), keepdim=True) > enough
