@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,11 +26,10 @@ from satcascade.errors import UsageError
 from satcascade.formats.scene_folder import FORMAT, MANIFEST, RUN_FILE, STATE
 from satcascade.generation.provenance import (
     NOTICE,
-    SOFTWARE,
     manifest_line,
+    picture_text,
     read_png_text,
     sampling_settings,
-    versions,
     write_png,
 )
 from satcascade.generation.scene_state import SceneStateFile
@@ -182,27 +180,19 @@ class _SceneJob:
 
     def text(self) -> dict[str, str]:
         """The text fields of the picture."""
-        request = self.request
-        settings = {
-            "index": 0,
-            "captions": list(request.captions),
-            "run_seed": request.seed,
-            "model_hash": self.pipeline.weights_hash,
-            "settings": self.settings,
-            "device": self.pipeline.device.type,
-            "versions": versions(),
-        }
-        text = {
-            "Software": SOFTWARE,
-            "Prompt": self.caption,
-            "Seed": str(self.seed),
-            "Model": self.pipeline.name,
-            "Notice": NOTICE if request.extension is None else EXTENDED,
-            "Settings": json.dumps(settings, sort_keys=True),
-        }
-        if request.extension is not None:
-            text["Source"] = f"{request.extension.image.name} sha256:{self.settings['source_sha256']}"
-        return text
+        extension, source = self.request.extension, None
+        if extension is not None:
+            source = f"{extension.image.name} sha256:{self.settings['source_sha256']}"
+        return picture_text(
+            self.pipeline,
+            self.caption,
+            self.seed,
+            NOTICE if extension is None else EXTENDED,
+            run_seed=self.request.seed,
+            settings=self.settings,
+            about={"index": 0, "captions": list(self.request.captions)},
+            source=source,
+        )
 
     def sample(self, state: SceneState | None, keeper: SceneStateFile) -> Image.Image:
         """Make the picture, from a state on."""
