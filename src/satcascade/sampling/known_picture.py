@@ -49,19 +49,19 @@ class KnownPicture:
         Returns:
             The channels, one at a time: memory for more is not needed.
         """
-        margin = math.ceil(_REACHES * self.reach)
-        places = self.mask.nonzero()
-        if not len(places):
-            yield from planes
-            return
-        (top, left), (bottom, right) = places.amin(dim=0).tolist(), places.amax(dim=0).tolist()
-        rows = slice(max(top - margin, 0), bottom + margin + 1)
-        columns = slice(max(left - margin, 0), right + margin + 1)
+        rows, columns = (self._window(axis) for axis in (0, 1))
         for plane, pixels in zip(planes, self.pixels, strict=True):
             height, width = plane.shape
             part, known, mask = (
                 each[:height, :width][rows, columns][None, None] for each in (plane, pixels, self.mask)
             )
             whole = plane.clone()
-            whole[rows, columns] = joined(part, known.to(part), ~mask.to(part.device), self.reach)[0, 0]
+            if part.numel():
+                whole[rows, columns] = joined(part, known.to(part), ~mask.to(part.device), self.reach)[0, 0]
             yield whole
+
+    def _window(self, axis: int) -> slice:
+        """The part of an axis that holds what is known and what is shifted; empty where nothing is known."""
+        margin = math.ceil(_REACHES * self.reach)
+        places = self.mask.any(dim=1 - axis).nonzero()[:, 0].tolist()
+        return slice(max(places[0] - margin, 0), places[-1] + margin + 1) if places else slice(0)
