@@ -1,15 +1,19 @@
-"""What inpainting is worth: its seams, and whether the remade part shows what its caption says.
+"""What inpainting and growing are worth: their seams, and whether what is made shows what its caption says.
 
     python benchmarks/editing.py prepared/rsicd [--model builtin] [--images 100] [--resampling 1 3]
+        [--tables seams growth scene] [--steps N]
 
-Rows spread evenly over the validation split, the first caption of each, a seed each. Two tables:
+Rows spread evenly over the validation split, the first caption of each, a seed each. Up to three tables:
 
 Seams. A box of half the side, at a random place of each real image, is remade by the image's caption.
 Gradient: mean absolute difference of neighbouring pixels (levels of 255) across a line; at the box's edge,
 and the largest over the lines from the edge to ``LINES`` pixels inside, where a soft edge may have moved it.
 Beside it the same of real images and of text to image at other random boxes (what there is without a seam),
 and of text to image pasted into the box without blending. With 95 % intervals over images; the ratio is to
-real images.
+real images. "As made": without colours shifted to meet at the edge.
+
+Growth. The left half of each real image grows to the right by its caption: the same gradients across the
+join, and across lines further right. "Pasted": the right half of text to image beside it.
 
 Scene. The right half of each real image is remade by its caption. Accuracy of a linear probe of scene classes
 (EfficientNet-Lite0 features of all real training images) on the whole pictures, and on their right halves
@@ -28,6 +32,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from satcascade.config.stage_settings import StageName, StageSettings
 from satcascade.data.prepared import PreparedDataset
 from satcascade.evaluation.measures.probe import LabelledFeatures, LinearProbe, class_names, label_numbers
 from satcascade.evaluation.networks.features import load_features, real_features
@@ -45,7 +50,7 @@ Boxes = npt.NDArray[np.int64]
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     given = _arguments()
     data = PreparedDataset.open(given.data)
     rows = spread(data.indices(given.split), given.images)
@@ -54,12 +59,22 @@ def main() -> None:
     pipeline = load_pipeline(given.model, device=given.device, precision=given.precision)
     pipeline.set_progress_bar_config(disable=True)
 
+    settings: dict[StageName, StageSettings] = {
+        name: StageSettings(given.steps) for name in pipeline.stage_names
+    }
+
     def make(**options: Any) -> Pictures:
-        return made(pipeline, captions, given.batch_size, **options)
+        return made(pipeline, captions, given.batch_size, settings=settings, **options)
+
+    def grow(known: Pictures, **options: Any) -> Pictures:
+        return grown(pipeline, known, captions, settings=settings, **options)
 
     generated = make()
-    print(markdown_table(seam_table(real, generated, make, given.resampling)), flush=True)
-    if not given.no_scene:
+    if "seams" in given.tables:
+        print(markdown_table(seam_table(real, generated, make, given.resampling)), flush=True)
+    if "growth" in given.tables:
+        print(markdown_table(growth_table(real, generated, grow, given.resampling)), flush=True)
+    if "scene" in given.tables:
         labels = [record.label for record in data.records]
         pictures = {
             "real images": real,
@@ -85,6 +100,21 @@ def made(
     return np.stack(found)
 
 
+def grown(pipeline: CascadePipeline, known: Pictures, captions: Sequence[str], **options: Any) -> Pictures:
+    """Pictures (N, S, W, 3) grown to the right by what they lack to squares."""
+    right = known.shape[1] - known.shape[2]
+    return np.stack(
+        [
+            np.asarray(
+                pipeline.extend(
+                    Image.fromarray(picture), caption, right=right, seed=image_seed(0, number), **options
+                )
+            )
+            for number, (picture, caption) in enumerate(zip(known, captions, strict=True))
+        ]
+    )
+
+
 def seam_table(
     real: Pictures, generated: Pictures, make: Callable[..., Pictures], resampling: Sequence[int]
 ) -> list[list[str]]:
@@ -99,12 +129,43 @@ def seam_table(
         "pasted without blending": edge_gradients(np.where(masks[..., None], generated, real), boxes, side),
     }
     for count in resampling:
-        for name, options in (("", {}), (", hard edge", {"feather": 0})):
+        for name, options in (
+            ("", {}),
+            (", as made", {"seamless": False}),
+            (", hard edge", {"feather": 0}),
+            (", hard edge, as made", {"feather": 0, "seamless": False}),
+        ):
             pictures = make(image=real, mask_image=masks, resampling=count, **options)
             assert np.array_equal(pictures[~masks], real[~masks]), "pixels outside of the mask have changed"
             profiles[f"inpainted, resampling {count}{name}"] = edge_gradients(pictures, boxes, side)
+    return gradient_table(profiles)
+
+
+def growth_table(
+    real: Pictures, generated: Pictures, grow: Callable[..., Pictures], resampling: Sequence[int]
+) -> list[list[str]]:
+    """Gradients at the join of the left half of pictures and what it has grown by."""
+    size = real.shape[1]
+    join = np.full(len(real), size // 2)
+    others = np.random.default_rng(2).integers(1, size - LINES, len(real))
+    known = np.ascontiguousarray(real[:, :, : size // 2])
+    profiles = {
+        "real images, random lines": line_gradients(real, others),
+        "text to image, random lines": line_gradients(generated, others),
+        "pasted": line_gradients(np.concatenate([known, generated[:, :, size // 2 :]], axis=2), join),
+    }
+    for count in resampling:
+        for name, seamless in (("", True), (", as made", False)):
+            pictures = grow(known, resampling=count, seamless=seamless)
+            assert np.array_equal(pictures[:, :, : size // 2], known), "pixels of the picture have changed"
+            profiles[f"grown, resampling {count}{name}"] = line_gradients(pictures, join)
+    return gradient_table(profiles)
+
+
+def gradient_table(profiles: Mapping[str, npt.NDArray[np.float64]]) -> list[list[str]]:
+    """Profiles (N, LINES + 1) by their names, the first of which is that of real images."""
     table = [["", "at the edge", "ratio", f"largest of {LINES + 1} lines", "ratio"]]
-    reference = profiles["real images, random lines"]
+    reference = next(iter(profiles.values()))
     for name, profile in profiles.items():
         line = int(profile.mean(0).argmax())
         cells = []
@@ -192,6 +253,19 @@ def edge_gradients(pictures: Pictures, boxes: Boxes, side: int) -> npt.NDArray[n
     return found
 
 
+def line_gradients(pictures: Pictures, columns: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Mean absolute difference across a vertical line of each picture, left of a column.
+
+    Returns:
+        (N, LINES + 1): across the line itself, then across those 1, 2, ... pixels further right.
+    """
+    found = np.empty((len(pictures), LINES + 1))
+    for number, column in enumerate(columns):
+        part = pictures[number, :, column - 1 : column + LINES + 1].astype(float)
+        found[number] = np.abs(np.diff(part, axis=1)).mean(axis=(0, 2))
+    return found
+
+
 def _interval(values: npt.NDArray[np.float64]) -> float:
     return float(1.96 * values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
@@ -203,12 +277,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path, help="a prepared set of the model's image size")
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--images", type=int, default=100)
+    parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--resampling", type=int, nargs="+", default=[1])
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float32")
-    parser.add_argument("--no-scene", action="store_true", help="leave the second table out")
+    parser.add_argument("--steps", type=int, help="of each stage; default: the model's")
+    tables = ("seams", "growth", "scene")
+    parser.add_argument("--tables", nargs="+", choices=tables, default=tables[:2])
     return parser.parse_args()
 
 

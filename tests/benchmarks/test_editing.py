@@ -46,6 +46,34 @@ def test_a_soft_edge_shows_where_it_is_steepest(editing):
     assert found[3] == pytest.approx(18 * 26 / 32)
 
 
+def test_a_line_is_found_at_its_column(editing):
+    picture = np.full((2, 20, 40, 3), 90, dtype=np.uint8)
+    picture[0, :, 12:] = 100
+    picture[1, :, 25:] = 94
+    found = editing.line_gradients(picture, np.array([12, 22]))
+    assert found.shape == (2, editing.LINES + 1)
+    assert (found[0, 0], found[0, 1:].max()) == (10, 0)
+    assert found[1].argmax() == 3
+    assert found[1, 3] == 4
+
+
+def test_growth_of_a_tiny_model(editing, tiny_text_encoder):
+    from functools import partial
+
+    from tiny_cascade import tiny_latent_pipeline
+
+    real = np.random.default_rng(0).integers(100, 156, (2, 32, 32, 3), dtype=np.uint8)
+    pipeline = tiny_latent_pipeline(tiny_text_encoder)
+    generated = editing.made(pipeline, ["a pond", "desert"], 2)
+    grow = partial(editing.grown, pipeline, captions=["a pond", "desert"])
+    head, *table = editing.growth_table(real, generated, grow, [1])
+    names = [row[0] for row in table]
+    assert names[2:] == ["pasted", "grown, resampling 1", "grown, resampling 1, as made"]
+    assert all(len(row) == len(head) for row in table)
+    met, plain = (float(row[2]) for row in table[3:])
+    assert met < plain
+
+
 def test_seams_of_a_tiny_model(editing, tiny_text_encoder):
     from functools import partial
 
@@ -60,10 +88,11 @@ def test_seams_of_a_tiny_model(editing, tiny_text_encoder):
         "real images, random lines",
         "text to image, random lines",
         "pasted without blending",
-        "inpainted, resampling 1",
-        "inpainted, resampling 1, hard edge",
-        "inpainted, resampling 2",
-        "inpainted, resampling 2, hard edge",
+        *(
+            f"inpainted, resampling {count}{how}"
+            for count in (1, 2)
+            for how in ("", ", as made", ", hard edge", ", hard edge, as made")
+        ),
     ]
     assert all(len(row) == len(head) for row in table)
     assert table[0][2] == "1.00"

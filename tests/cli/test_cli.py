@@ -376,7 +376,11 @@ def test_what_one_of_several_processes_cannot_do_the_launch_cannot(capfd):
 
 @pytest.mark.parametrize(
     ("module", "command"),
-    [("sampling", ["sample", "a pond"]), ("training", ["train", "base", "--data", ".", "--out", "o"])],
+    [
+        ("sharing", ["sample", "a pond"]),
+        ("sharing", ["edit", __file__, "a pond"]),
+        ("training", ["train", "base", "--data", ".", "--out", "o"]),
+    ],
 )
 def test_a_command_ends_as_what_it_launched(run, monkeypatch, tmp_path, module, command):
     monkeypatch.chdir(tmp_path)
@@ -446,13 +450,14 @@ def test_torchrun_shares_the_images_out_too(long_run, tmp_path):
     assert (out / "manifest.jsonl").read_bytes() == (uninterrupted / "manifest.jsonl").read_bytes()
 
 
-def test_processes_and_shards_do_not_go_together(run, monkeypatch):
-    result = run("sample", "a pond", "--processes", "2", "--shard", "1/2")
+@pytest.mark.parametrize("command", [["sample", "a pond"], ["edit", __file__, "a pond"]])
+def test_processes_and_shards_do_not_go_together(run, monkeypatch, command):
+    result = run(*command, "--processes", "2", "--shard", "1/2")
     assert result.status == 2
     assert result.err == "error: --processes shares the images out itself: leave --shard out\n"
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    result = run("sample", "a pond", "--shard", "1/2")
+    result = run(*command, "--shard", "1/2")
     assert result.err == "error: torchrun shares the images out itself: leave --shard out\n"
 
 

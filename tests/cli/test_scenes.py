@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from PIL import Image
 
@@ -38,6 +40,10 @@ def run(capsys):
         (["extend", __file__, "a pond"], "nothing to extend: give --left"),
         (["extend", __file__, "a pond", "--left", "-8"], "--left -8 is not possible: give 0 or more"),
         (["extend", __file__, "", "--left", "8"], "a caption is empty"),
+        (
+            ["extend", __file__, "a pond", "--left", "8", "--resampling", "0"],
+            "--resampling 0 is not possible",
+        ),
     ],
 )
 def test_bad_usage_is_refused_in_one_line_and_nothing_made(run, arguments, message, tmp_path, monkeypatch):
@@ -68,6 +74,10 @@ def test_a_scene_and_a_picture_that_grows(run, tiny_model, tmp_path, monkeypatch
     assert run("extend", "scenes/a-pond/a-pond.png", "forest", "--top", 8, "--out", "more", *options)[0] == 0
     with Image.open("more/forest.png") as image:
         assert image.size == (48, 48)
+    joining = ("--left", 8, "--resampling", 2, "--no-seamless")
+    assert run("extend", "scenes/a-pond/a-pond.png", "forest", *joining, "--out", "most", *options)[0] == 0
+    settings = json.loads((tmp_path / "most" / "scene.json").read_text())["settings"]
+    assert (settings["resampling"], settings["seamless"]) == (2, False)
     (tmp_path / "map.yaml").write_text("regions: [{box: [0, 0, 20, 40], caption: a river}]")
     arguments = ("scene", "forest", "--size", "48x40", "--map", "map.yaml")
     assert run(*arguments, *options)[1].startswith("scenes/map/forest-a-river.png (")

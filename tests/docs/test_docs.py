@@ -75,7 +75,12 @@ def shown_in_the_reference_of_python() -> list[str]:
 
 
 def options(command: str) -> dict[str, Any]:
-    return {option: param for param in COMMANDS[command].params for option in param.opts if option[0] == "-"}
+    return {
+        option: param
+        for param in COMMANDS[command].params
+        for option in (*param.opts, *param.secondary_opts)
+        if option[0] == "-"
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -134,6 +134,7 @@ def test_every_picture_says_what_was_edited(pipeline, tile, tmp_path):
         "strength": 0.75,
         "resampling": 2,
         "feather": 3,
+        "seamless": True,
     }
     for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines():
         entry = json.loads(line)

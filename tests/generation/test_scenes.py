@@ -218,6 +218,23 @@ def test_a_picture_that_grew_says_of_what(pipeline, tmp_path):
         make(pipeline, tmp_path / "out", size=None, extension=Extension(source, left=16, bottom=8))
 
 
+def test_how_a_picture_was_joined_is_recorded_and_another_join_refused(pipeline, tmp_path):
+    source = tmp_path / "mine.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 40, 3), np.uint8)).save(source)
+    extension = Extension(source, right=8, resampling=2)
+    make(pipeline, tmp_path / "out", size=None, extension=extension)
+    settings = json.loads((tmp_path / "out" / "scene.json").read_text())["settings"]
+    assert (settings["resampling"], settings["seamless"]) == (2, True)
+    for changes, named in (
+        ({"resampling": 3}, "resampling was 2, now 3"),
+        ({"seamless": False}, "seamless was"),
+    ):
+        with pytest.raises(UsageError, match=named):
+            make(pipeline, tmp_path / "out", size=None, extension=replace(extension, **changes))
+    with pytest.raises(UsageError, match="resampling 0 is not possible"):
+        replace(extension, resampling=0)
+
+
 def test_growing_by_nothing_is_refused(tmp_path):
     extension = Extension(tmp_path / "mine.png")
     for sides in ({}, {"left": -3}):

@@ -189,6 +189,26 @@ def test_a_soft_edge_is_between_what_is_made_and_what_was_there(pipeline):
     assert (soft - pictures())[rim].abs().mean() < 0.5 * (hard - pictures())[rim].abs().mean()
 
 
+def test_colours_meet_at_the_edge_of_what_is_made(pipeline):
+    """Of latents, which lose the image's own pixels; pixels are what they are."""
+    masks = torch.cat([box(8, 8, 16, 16), box(0, 16, 32, 16)])
+    plain, met = (edited(pipeline, mask_image=masks, feather=0, seamless=on) for on in (False, True))
+    stays = ~masks.expand_as(met)
+    assert torch.equal((met * 255).round()[stays], (pictures() * 255).round()[stays])
+    # The left edges of both boxes.
+    steps = [
+        torch.stack([(made[0, :, 8:24, 8] - made[0, :, 8:24, 7]).abs().mean(),
+                     (made[1, :, :, 16] - made[1, :, :, 15]).abs().mean()])
+        for made in (plain, met)
+    ]  # fmt: skip
+    if pipeline.config.vae_fingerprint is None:
+        assert_alike(met, plain)
+    else:
+        assert (steps[1] < 0.9 * steps[0]).all()
+    far = box(14, 14, 4, 4).expand(1, 3, 32, 32)
+    assert (met - plain)[:1][far].abs().max() < 0.1
+
+
 # What an edit depends on
 
 

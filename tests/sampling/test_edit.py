@@ -9,7 +9,7 @@ from satcascade.diffusion.process import add_noise, alpha_sigma
 from satcascade.diffusion.schedulers import make_scheduler
 from satcascade.diffusion.solvers import SOLVERS
 from satcascade.models.codec import PIXELS
-from satcascade.sampling.edit import StageEdit, count_calls, noised_back, part_of, start, stretches
+from satcascade.sampling.edit import count_calls, noised_back, part_of, start, stretches
 from satcascade.sampling.stage import Sampler, SamplingStage, prepare_stage
 from tiny_cascade import tiny_unet
 
@@ -56,9 +56,8 @@ def test_jumps_take_every_stretch_again():
     stage = stage_of("dpm++", 10)
     found = stretches(stage, 0.9, 3)
     assert found == [range(1, 5)] * 3 + [range(5, 9)] * 3 + [range(9, 10)] * 3
-    edit = StageEdit(torch.zeros(1, 3, 16, 16), strength=0.9, resampling=3)
-    assert count_calls(stage, edit) == 27
-    assert count_calls(stage, None) == 10
+    assert count_calls(stage, 0.9, 3) == 27
+    assert count_calls(stage) == 10
     # RePaint's own: 10 of 250 steps.
     assert stretches(stage_of("ddpm", 250), 1.0, 2)[:3] == [range(0, 10)] * 2 + [range(10, 20)]
 

@@ -231,6 +231,51 @@ def test_the_known_part_is_at_the_noise_level_of_each_step(tiny_text_encoder):
         torch.testing.assert_close(blocks.join(state.x)[:, :, :16], expected, atol=0.02, rtol=0)
 
 
+def test_the_picture_is_met_on_the_new_side_alone(pipeline):
+    given = np.random.default_rng(0).integers(90, 166, (64, 61, 3), np.uint8)
+    plain, met = (
+        grown(pipeline, Image.fromarray(given), right=70, bottom=5, seamless=seamless)
+        for seamless in (False, True)
+    )
+    for made in (plain, met):
+        assert np.array_equal(made[:64, :61], given)
+    # Pixels of a model of pixels are what they were before it: nothing is to be met.
+    latents = pipeline.config.vae_fingerprint is not None
+    changed = np.abs(plain - met)
+    assert (changed[:64, 61:63].mean() > 1) == latents
+    if len(pipeline.stage_names) == 1:
+        # The reach is 2 pixels here: far from the join nothing changes.
+        assert changed[:, 80:].max() <= 1
+    if latents:
+        plain_step, met_step = (np.abs(made[:64, 61] - made[:64, 60]).mean() for made in (plain, met))
+        assert met_step < 0.8 * plain_step
+
+
+def test_all_sides_of_a_small_picture_are_met(tiny_text_encoder):
+    pipeline = tiny_latent_pipeline(tiny_text_encoder)
+    given = np.full((9, 1, 3), 128, np.uint8)
+    made = grown(pipeline, Image.fromarray(given), left=20, right=11, top=3, bottom=2)
+    assert np.array_equal(made[3:12, 20:21], given)
+
+
+def test_jumps_change_what_grows_and_each_call_is_counted(pipeline):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    states = []
+    plain = grown(pipeline, image, right=32)
+    jumping = grown(pipeline, image, right=32, resampling=2, on_state=lambda state: states.append(state()))
+    assert np.abs(plain - jumping)[:, 64:].mean() > 1
+    assert np.array_equal(jumping[:, :64], np.asarray(image))
+    steps = {name: STEPS[name].steps for name in pipeline.stage_names}
+    expected = [(name, call) for name, count in steps.items() for call in range(1, 2 * count + 1)]
+    assert [(state.stage, state.done) for state in states] == expected
+
+
+@pytest.mark.parametrize("options", [{"resampling": 0}, {"resampling": -2}])
+def test_impossible_jumps_are_refused(tiny_text_encoder, options):
+    with pytest.raises(UsageError, match=r"resampling .* is not possible: give 1 or more"):
+        grown(tiny_pipeline(tiny_text_encoder), Image.new("RGB", (32, 32)), left=8, **options)
+
+
 @pytest.mark.parametrize("sides", [{}, {"left": -1}, {"left": 8, "top": -8}])
 def test_nothing_to_extend_is_refused(tiny_text_encoder, sides):
     with pytest.raises(UsageError, match="nothing to extend"):
@@ -251,6 +296,28 @@ def test_a_scene_goes_on_from_any_step(tiny_text_encoder, solver):
         # What is no tensor can be written as JSON.
         assert json.loads(json.dumps(state.solver)) == state.solver
         assert np.array_equal(made, scene(pipeline, size=(48, 64), settings=settings, state=state))
+
+
+@pytest.mark.parametrize("solver", ["dpm++", "ddpm", "heun"])
+def test_a_picture_that_grows_with_jumps_goes_on_from_any_step(tiny_text_encoder, solver):
+    """Five steps are two stretches, each taken twice: states lie before, at and after jumps back."""
+    settings = {"base": StageSettings(5, scheduler=solver), "sr": StageSettings(2, scheduler=solver)}
+    pipeline = tiny_pipeline(tiny_text_encoder)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    states = []
+
+    def extended(**options) -> np.ndarray:
+        return levels(pipeline.extend(image, CAPTION, right=16, settings=settings, resampling=2, **options))
+
+    made = extended(on_state=lambda state: states.append(state()))
+    calls = {"base": 9, "sr": 3} if solver == "heun" else {"base": 5, "sr": 2}
+    assert [state.done for state in states] == [
+        *range(1, 2 * calls["base"] + 1),
+        *range(1, 2 * calls["sr"] + 1),
+    ]
+    # Within a stretch, at its end, and within the same one taken again.
+    for state in [*states[2:5], states[calls["base"]], *states[-5:]]:
+        assert np.array_equal(made, extended(state=state))
 
 
 def test_calls_are_counted_from_a_state_on(tiny_text_encoder):

@@ -15,6 +15,7 @@ from satcascade.cli.options import (
     PrecisionOption,
     QuietOption,
     SchedulerOption,
+    SeamlessOption,
     SeedOption,
     SRGuidanceOption,
     StepsOption,
@@ -24,13 +25,14 @@ from satcascade.cli.options import (
     numbers,
     share,
 )
+from satcascade.cli.sharing import ProcessesOption, ShardOption, own_share, part_of_run, run_in_processes
 from satcascade.config.stage_settings import StageSettings
 from satcascade.errors import UsageError
-from satcascade.generation.shard import Shard
 from satcascade.zoo import check_model_name, load_pipeline
 
 
 def edit(
+    context: typer.Context,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The image, 8 bits, RGB.")],
     caption: Annotated[str, typer.Argument(help="What it, or its marked part, is to show.")],
     mask: Annotated[
@@ -46,6 +48,7 @@ def edit(
     feather: Annotated[
         int | None, amount("Width of the soft edge inside of a mask. Default: 8.", metavar="PX")
     ] = None,
+    seamless: SeamlessOption = True,
     number: Annotated[int, count("Pictures to make.", "-n", "--number")] = 1,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: samples/...")
@@ -59,7 +62,8 @@ def edit(
     model: ModelOption = "builtin",
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionName.float32,
-    shard: Annotated[str, typer.Option(metavar="I/N", help="Make only part I of N of the run.")] = "1/1",
+    processes: ProcessesOption = 1,
+    shard: ShardOption = "1/1",
     quiet: QuietOption = False,
 ) -> None:
     """Remake a part of an image by a caption, or vary the whole of it.
@@ -79,17 +83,23 @@ def edit(
     corners = numbers("--box", box, int)
     if corners is not None and len(corners) != 4:
         raise UsageError(f"--box '{box}' is not possible: give left, top, width and height with commas")
-    part = Shard.parse(shard)
+    part = part_of_run(shard, processes)
     check_model_name(model)
     check_out(out)
 
     from satcascade.data.captions import Captions, slug
+
+    folder = out or Path("samples") / slug(f"{image.stem} {caption}")
+    if run_in_processes(processes, context.obj, number, folder, quiet):
+        return
+    part, device, quiet = own_share(part, device, quiet)
+
     from satcascade.generation.edit_source import EditSource
     from satcascade.generation.run import GenerationRequest, generate
 
     request = GenerationRequest(
         captions=Captions.of([caption]),
-        out=out or Path("samples") / slug(f"{image.stem} {caption}"),
+        out=folder,
         per_caption=number,
         seed=seed,
         batch_size=batch_size,
@@ -98,9 +108,10 @@ def edit(
             "base": StageSettings(steps, guidance, scheduler),
             "sr": StageSettings(steps, sr_guidance, scheduler),
         },
-        edit=EditSource(image, mask, corners, strength, resampling, feather),
+        edit=EditSource(image, mask, corners, strength, resampling, feather, seamless),
     )
     pipeline = load_pipeline(model, device=device, precision=precision.value)
     report = generate(pipeline, request, progress=not quiet)
-    if not quiet:
+    # Of several processes the one that started them tells what all have made.
+    if not quiet and processes == 1:
         print(report.summary)

@@ -101,6 +101,9 @@ ModelOption = Annotated[
         help="builtin, rsdiff, a folder, or owner/name on the hub.",
     ),
 ]
+SeamlessOption = Annotated[
+    bool, typer.Option("--seamless/--no-seamless", help="Shift new colours to meet the image's at the edge.")
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress, no summary.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 

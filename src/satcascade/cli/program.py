@@ -19,6 +19,7 @@ from satcascade.cli.editing import edit
 from satcascade.cli.encode import encode
 from satcascade.cli.evaluation import evaluate, report, sweep
 from satcascade.cli.hub import push
+from satcascade.cli.launch import is_first
 from satcascade.cli.packing import pack
 from satcascade.cli.sampling import sample
 from satcascade.cli.scenes import extend, scene
@@ -115,6 +116,9 @@ def _fail(message: str, status: int) -> int:
 
 
 def _show_warning(debug: bool, message: Warning | str, category: type[Warning], *_: Any) -> None:
-    """Show our own warnings as one line; those of libraries about themselves only with ``--debug``."""
-    if debug or category.__module__.startswith("satcascade"):
+    """Show our own warnings as one line; those of libraries about themselves only with ``--debug``.
+
+    What several processes of one command would all say, the first of them says.
+    """
+    if is_first() and (debug or category.__module__.startswith("satcascade")):
         print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)

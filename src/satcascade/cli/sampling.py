@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from satcascade.cli.launch import launch, launched, place
 from satcascade.cli.options import (
     BaseStepsOption,
     DeviceOption,
@@ -26,9 +24,9 @@ from satcascade.cli.options import (
     check_out,
     count,
 )
+from satcascade.cli.sharing import ProcessesOption, ShardOption, own_share, part_of_run, run_in_processes
 from satcascade.config.stage_settings import StageSettings
 from satcascade.errors import UsageError
-from satcascade.generation.shard import Shard
 from satcascade.zoo import check_model_name, load_pipeline
 
 if TYPE_CHECKING:
@@ -67,8 +65,8 @@ def sample(
     device: DeviceOption = "auto",
     precision: PrecisionOption = PrecisionName.float32,
     columns: Annotated[int | None, count("Columns of the contact sheet.")] = None,
-    processes: Annotated[int, count("Processes (GPUs) to share the images.")] = 1,
-    shard: Annotated[str, typer.Option(metavar="I/N", help="Make only part I of N of the run.")] = "1/1",
+    processes: ProcessesOption = 1,
+    shard: ShardOption = "1/1",
     quiet: QuietOption = False,
 ) -> None:
     """Make images of captions.
@@ -86,32 +84,21 @@ def sample(
         raise UsageError(f"no folder {data}: make one with 'satcascade prepare SOURCE {data}'")
     if draw is not None and data is None:
         raise UsageError("--draw draws rows of a prepared set: give one with --data DIR")
-    part = Shard.parse(shard)
-    if part.count > 1 and (processes > 1 or launched()):
-        who = "--processes" if processes > 1 else "torchrun"
-        raise UsageError(f"{who} shares the images out itself: leave --shard out")
+    part = part_of_run(shard, processes)
     check_model_name(model)
     check_out(out)
 
-    began = time.monotonic()
     chosen, name = _captions(caption, captions, data, split, caption_number, draw, draw_seed)
-    if processes > 1 and not launched():
-        if status := launch(processes, context.obj):
-            raise typer.Exit(status)
-        if not quiet:
-            folder, seconds = out or Path("samples") / name, time.monotonic() - began
-            print(f"{len(chosen) * number} images in {folder} ({seconds:.1f} s, {processes} processes)")
+    folder = out or Path("samples") / name
+    if run_in_processes(processes, context.obj, len(chosen) * number, folder, quiet):
         return
-    if launched():
-        rank, world, local = place()
-        part, quiet = Shard(rank + 1, world), quiet or rank > 0
-        device = f"cuda:{local}" if device in ("auto", "cuda") and _has_gpus() else device
+    part, device, quiet = own_share(part, device, quiet)
 
     from satcascade.generation.run import GenerationRequest, generate
 
     request = GenerationRequest(
         captions=chosen,
-        out=out or Path("samples") / name,
+        out=folder,
         per_caption=number,
         seed=seed,
         batch_size=batch_size,
@@ -128,12 +115,6 @@ def sample(
     # Of several processes the one that started them tells what all have made.
     if not quiet and processes == 1:
         print(report.summary)
-
-
-def _has_gpus() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def _captions(

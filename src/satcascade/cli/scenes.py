@@ -17,6 +17,7 @@ from satcascade.cli.options import (
     PrecisionOption,
     QuietOption,
     SchedulerOption,
+    SeamlessOption,
     SeedOption,
     SRGuidanceOption,
     SRStepsOption,
@@ -127,6 +128,8 @@ def extend(
     right: Annotated[int, _grow("on the right")] = 0,
     top: Annotated[int, _grow("at the top")] = 0,
     bottom: Annotated[int, _grow("at the bottom")] = 0,
+    resampling: Annotated[int, count("Take all steps so often, to fit in better.")] = 1,
+    seamless: SeamlessOption = True,
     overlap: OverlapOption = 0.5,
     out: _OutOption = None,
     seed: SeedOption = 0,
@@ -161,7 +164,9 @@ def extend(
     _make(
         caption,
         None,
-        Extension(image, left=left, top=top, right=right, bottom=bottom),
+        Extension(
+            image, left=left, top=top, right=right, bottom=bottom, resampling=resampling, seamless=seamless
+        ),
         f"{image.stem} {caption}",
         out,
         seed,

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from satcascade.data.raster import opened_raster, quiet_rasters
-from satcascade.data.rgb_file import check_channels
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.io.files import atomic_write
+from satcascade.pipelines.image_input import DEEP
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def read_geotiff(path: Path) -> GeoTile:
             names = [colour.name for colour in dataset.colorinterp]
             deep = any(kind != "uint8" for kind in dataset.dtypes)
             mode = {1: "L", 3: "RGB"}.get(dataset.count, f"in {dataset.count} bands")
-            check_channels(path, "alpha" if "alpha" in names else mode, deep)
+            _check_bands(path, "alpha" if "alpha" in names else mode, deep)
             if dataset.gcps[0]:
                 raise UsageError(f"{path} is placed by ground control points: warp it first, with gdalwarp")
             values = dataset.read().transpose(1, 2, 0)
@@ -126,3 +126,15 @@ def read_geotiff_text(path: Path) -> dict[str, str]:
     with quiet_rasters(), opened_raster(path.read_bytes()) as dataset:
         dataset.read()
         return dict(dataset.tags())
+
+
+def _check_bands(path: Path, bands: str, deep: bool) -> None:
+    """Refuse what is not 8 bits of red, green and blue."""
+    if bands == "alpha":
+        raise UsageError(f"{path} has an alpha channel: save it as RGB without transparency")
+    if deep:
+        raise UsageError(f"{path} has more than 8 bits a channel: {DEEP}")
+    if bands == "L":
+        raise UsageError(f"{path} has one band: save it as RGB (three equal bands show it in grey)")
+    if bands != "RGB":
+        raise UsageError(f"{path} has channels {bands}: save it as RGB")

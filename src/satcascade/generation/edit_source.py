@@ -9,7 +9,8 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from satcascade.errors import UsageError, one_line
+from satcascade.data.rgb_file import open_image
+from satcascade.errors import UsageError
 from satcascade.io.hashing import sha256_of_file
 from satcascade.pipelines.edit import (
     FEATHER,
@@ -21,8 +22,6 @@ from satcascade.pipelines.edit import (
 from satcascade.pipelines.image_input import mask_of, rgb_of
 
 Box = tuple[int, int, int, int]
-
-_PNG, _BIT_DEPTH = b"\x89PNG\r\n\x1a\n", 24
 
 
 class ResizedImageWarning(UserWarning):
@@ -38,7 +37,7 @@ class EditSource:
         mask: file of a mask of the image's size, white where it is remade; or
         box: left, top, width and height of the part to remake, in pixels. Without either, all of it may
             change.
-        strength, resampling, feather: as the pipeline's call takes them; None is its default.
+        strength, resampling, feather, seamless: as the pipeline's call takes them; None is its default.
 
     Raises:
         UsageError: a number is out of its range, or mask and box are both given.
@@ -50,6 +49,7 @@ class EditSource:
     strength: float | None = None
     resampling: int = 1
     feather: int | None = None
+    seamless: bool = True
 
     def __post_init__(self) -> None:
         if self.mask is not None and self.box is not None:
@@ -70,6 +70,7 @@ class EditSource:
             "strength": INPAINTING_STRENGTH if self.strength is None else self.strength,
             "resampling": self.resampling,
             "feather": FEATHER if self.feather is None else self.feather,
+            "seamless": self.seamless,
         }
 
 
@@ -117,7 +118,7 @@ def fitted(source: EditSource, size: int) -> FittedImage:
         ResizedImageWarning: the image was cropped or resized.
         FullMaskWarning: the mask is white everywhere.
     """
-    image = rgb_of(_opened(source.image), str(source.image))
+    image = rgb_of(open_image(source.image), str(source.image))
     mask = _mask(source, image)
     record: dict[str, Any] = {
         "image": source.image.name,
@@ -152,32 +153,10 @@ def fitted(source: EditSource, size: int) -> FittedImage:
     )
 
 
-def _opened(path: Path) -> Image.Image:
-    """An image file, decoded and turned as it says.
-
-    Raises:
-        UsageError: it cannot be read, or has 16 bits a channel, which Pillow would cut to 8.
-    """
-    try:
-        with path.open("rb") as file:
-            start = file.read(_BIT_DEPTH + 1)
-        if start.startswith(_PNG) and start[_BIT_DEPTH] == 16:
-            raise UsageError(f"{path} has more than 8 bits a channel: convert it to 8 bits first")
-        with Image.open(path) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except UsageError:
-        raise
-    except FileNotFoundError as error:
-        raise UsageError(f"no image file {path}") from error
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise UsageError(f"{path} cannot be read as an image ({one_line(error)})") from error
-
-
 def _mask(source: EditSource, image: Image.Image) -> Image.Image | None:
     """The mask of a source, mode ``1``, of the size of its image; None where it has none."""
     if source.mask is not None:
-        mask = mask_of(_opened(source.mask), str(source.mask))
+        mask = mask_of(open_image(source.mask), str(source.mask))
         if mask.size != image.size:
             raise UsageError(
                 f"{source.mask} is {mask.width} x {mask.height} px, {source.image} is {image.width} x "

@@ -14,7 +14,6 @@ from satcascade.generation.edit_source import EditSource, fitted
 from satcascade.generation.jobs import TextToImage
 from satcascade.pipelines.callbacks import StepCallback
 from satcascade.pipelines.cascade import CascadePipeline
-from satcascade.sampling.edit import stretches
 
 NOTICE = "image edited by a model; what the model made of it shows no real place"
 
@@ -50,13 +49,6 @@ class ImageEdits(TextToImage):
     def settings(self) -> dict[str, Any]:
         """What the pictures depend on, beside captions and seeds."""
         return super().settings | {"edit": self._fitted.record | self._source.options}
-
-    @property
-    def steps(self) -> int:
-        """How many network calls an image takes, or a batch at once: the strength leaves some out."""
-        strength, resampling = self._source.options["strength"], self._source.resampling
-        stages = self.pipeline.prepare(self._stages, self._stop_at)
-        return sum(len(part) for stage in stages for part in stretches(stage, strength, resampling))
 
     def sample(self, batch: range, on_step: StepCallback | None = None) -> list[Image.Image]:
         """Make images, given by their numbers; of an image larger than the model makes, the whole of it.

@@ -5,7 +5,6 @@ The loop and the folder know a job by the methods here alone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
@@ -18,10 +17,11 @@ from satcascade.data.captions import Captions, slug
 from satcascade.errors import SatcascadeError
 from satcascade.formats.generated_folder import FORMAT
 from satcascade.generation.embeddings import CaptionEmbeddings
-from satcascade.generation.provenance import NOTICE, SOFTWARE, sampling_settings, versions
+from satcascade.generation.provenance import NOTICE, picture_text, sampling_settings
 from satcascade.io.hashing import sha256_of_text
 from satcascade.pipelines.callbacks import StepCallback
 from satcascade.pipelines.cascade import CascadePipeline
+from satcascade.sampling.edit import count_calls
 from satcascade.seeds import derived_seed
 
 
@@ -101,8 +101,10 @@ class TextToImage:
 
     @property
     def steps(self) -> int:
-        """How many network calls an image takes, or a batch at once."""
-        return sum(len(stage.steps) for stage in self.pipeline.prepare(self._stages, self._stop_at))
+        """How many network calls an image takes, or a batch at once: an edit may leave some out, or jump."""
+        taken = self._call.get("strength", 1.0), self._call.get("resampling", 1)
+        stages = self.pipeline.prepare(self._stages, self._stop_at)
+        return sum(count_calls(stage, *taken) for stage in stages)
 
     def sample(self, batch: range, on_step: StepCallback | None = None) -> list[Image.Image]:
         """Make images, given by their numbers.
@@ -134,21 +136,13 @@ class TextToImage:
     def text(self, index: int) -> dict[str, str]:
         """The text fields of an image."""
         number = index // self._per_caption
-        settings = {
-            "index": index,
-            "caption_number": number,
-            "row": self._captions.rows[number] if self._captions.rows else None,
-            "run_seed": self._seed,
-            "model_hash": self.pipeline.weights_hash,
-            "settings": self.settings,
-            "device": self.pipeline.device.type,
-            "versions": versions(),
-        }
-        return {
-            "Software": SOFTWARE,
-            "Prompt": self.caption(index),
-            "Seed": str(self.seed(index)),
-            "Model": self.pipeline.name,
-            "Notice": NOTICE,
-            "Settings": json.dumps(settings, sort_keys=True),
-        }
+        row = self._captions.rows[number] if self._captions.rows else None
+        return picture_text(
+            self.pipeline,
+            self.caption(index),
+            self.seed(index),
+            NOTICE,
+            run_seed=self._seed,
+            settings=self.settings,
+            about={"index": index, "caption_number": number, "row": row},
+        )

@@ -74,6 +74,48 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("satcascade", "torch", "diffusers")}
 
 
+def picture_text(
+    pipeline: CascadePipeline,
+    prompt: str,
+    seed: int,
+    notice: str,
+    *,
+    run_seed: int,
+    settings: Mapping[str, Any],
+    about: Mapping[str, Any],
+    source: str | None = None,
+) -> dict[str, str]:
+    """The text fields of a picture.
+
+    Args:
+        pipeline: what made it.
+        prompt: what it shows; may be empty.
+        seed: its own.
+        notice: what it is, and is not.
+        run_seed: of the run.
+        settings: what the picture depends on, see :func:`sampling_settings`.
+        about: what else the manifest is to say of it; ``index`` at least.
+        source: the image it was made of, if any.
+    """
+    more = {
+        **about,
+        "run_seed": run_seed,
+        "model_hash": pipeline.weights_hash,
+        "settings": settings,
+        "device": pipeline.device.type,
+        "versions": versions(),
+    }
+    text = {
+        "Software": SOFTWARE,
+        "Prompt": prompt,
+        "Seed": str(seed),
+        "Model": pipeline.name,
+        "Notice": notice,
+        "Settings": json.dumps(more, sort_keys=True),
+    }
+    return text if source is None else text | {"Source": source}
+
+
 def write_png(path: Path, image: Image.Image, text: dict[str, str]) -> None:
     """Write an image with text fields; it appears whole.
 

@@ -5,7 +5,6 @@ The folder of :mod:`satcascade.generation.scenes` and the page know a scene by t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +18,7 @@ from satcascade.data.captions import slug
 from satcascade.data.rgb_file import read_rgb
 from satcascade.errors import UsageError
 from satcascade.formats.scene_folder import FORMAT
-from satcascade.generation.provenance import NOTICE, SOFTWARE, sampling_settings, versions
+from satcascade.generation.provenance import NOTICE, picture_text, sampling_settings
 from satcascade.io.hashing import sha256_of_file
 from satcascade.models.text import check_captions
 from satcascade.pipelines.cascade import CascadePipeline
@@ -38,6 +37,10 @@ class Extension:
     Attributes:
         image: its file.
         left, top, right, bottom: pixels it grows by on each side.
+        resampling, seamless: as :meth:`satcascade.pipelines.scenes.ScenePipeline.extend` takes them.
+
+    Raises:
+        UsageError: the resampling is less than 1.
     """
 
     image: Path
@@ -45,11 +48,22 @@ class Extension:
     top: int = 0
     right: int = 0
     bottom: int = 0
+    resampling: int = 1
+    seamless: bool = True
+
+    def __post_init__(self) -> None:
+        if self.resampling < 1:
+            raise UsageError(f"resampling {self.resampling} is not possible: give 1 or more")
 
     @property
     def sides(self) -> dict[str, int]:
         """The pixels by the names of the sides."""
         return {"left": self.left, "top": self.top, "right": self.right, "bottom": self.bottom}
+
+    @property
+    def joining(self) -> dict[str, Any]:
+        """How what is made is fitted to the picture: arguments of the pipeline's call, and of the records."""
+        return {"resampling": self.resampling, "seamless": self.seamless}
 
 
 @dataclass(frozen=True)
@@ -125,6 +139,7 @@ class SceneJob:
         if spec.extension is not None:
             source = spec.extension.image
             settings |= {"extended": spec.extension.sides, "source_sha256": sha256_of_file(source)}
+            settings |= spec.extension.joining
         return settings
 
     def description(self) -> dict[str, Any]:
@@ -139,27 +154,19 @@ class SceneJob:
 
     def text(self) -> dict[str, str]:
         """The text fields of the picture."""
-        spec = self.spec
-        settings = {
-            "index": 0,
-            "captions": list(spec.captions),
-            "run_seed": spec.seed,
-            "model_hash": self.pipeline.weights_hash,
-            "settings": self.settings,
-            "device": self.pipeline.device.type,
-            "versions": versions(),
-        }
-        text = {
-            "Software": SOFTWARE,
-            "Prompt": self.caption,
-            "Seed": str(self.seed),
-            "Model": self.pipeline.name,
-            "Notice": NOTICE if spec.extension is None else EXTENDED,
-            "Settings": json.dumps(settings, sort_keys=True),
-        }
-        if spec.extension is not None:
-            text["Source"] = f"{spec.extension.image.name} sha256:{self.settings['source_sha256']}"
-        return text
+        extension, source = self.spec.extension, None
+        if extension is not None:
+            source = f"{extension.image.name} sha256:{self.settings['source_sha256']}"
+        return picture_text(
+            self.pipeline,
+            self.caption,
+            self.seed,
+            NOTICE if extension is None else EXTENDED,
+            run_seed=self.spec.seed,
+            settings=self.settings,
+            about={"index": 0, "captions": list(self.spec.captions)},
+            source=source,
+        )
 
     def sample(
         self,
@@ -188,4 +195,5 @@ class SceneJob:
         if spec.extension is None:
             return self.pipeline.scene(spec.prompt, spec.size, wrap=scene.wrap, **options)
         image = Image.fromarray(read_rgb(spec.extension.image))
-        return self.pipeline.extend(image, self.caption, **(options | spec.extension.sides))
+        grown = spec.extension.sides | spec.extension.joining
+        return self.pipeline.extend(image, self.caption, **(options | grown))

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,11 +26,10 @@ from satcascade.data.rgb_file import read_rgb
 from satcascade.errors import UsageError
 from satcascade.formats.upscaled_folder import FORMAT, MANIFEST, RUN_FILE
 from satcascade.generation.provenance import (
-    SOFTWARE,
     manifest_line_of,
+    picture_text,
     read_png_text,
     sampling_settings,
-    versions,
     write_png,
 )
 from satcascade.io.files import atomic_write
@@ -138,25 +136,16 @@ class _Upscaling:
     def text(self, source: Path, index: int) -> dict[str, str]:
         """The text fields of a picture."""
         sha256 = sha256_of_file(source)
-        settings = {
-            "index": index,
-            "source": source.name,
-            "source_sha256": sha256,
-            "run_seed": self.request.seed,
-            "model_hash": self.pipeline.weights_hash,
-            "settings": self.settings,
-            "device": self.pipeline.device.type,
-            "versions": versions(),
-        }
-        return {
-            "Software": SOFTWARE,
-            "Prompt": self.request.caption or "",
-            "Seed": str(self.seed(source)),
-            "Model": self.pipeline.name,
-            "Notice": ENLARGED,
-            "Source": f"{source.name} sha256:{sha256}",
-            "Settings": json.dumps(settings, sort_keys=True),
-        }
+        return picture_text(
+            self.pipeline,
+            self.request.caption or "",
+            self.seed(source),
+            ENLARGED,
+            run_seed=self.request.seed,
+            settings=self.settings,
+            about={"index": index, "source": source.name, "source_sha256": sha256},
+            source=f"{source.name} sha256:{sha256}",
+        )
 
     def make(self, source: Path, text: Mapping[str, str]) -> None:
         """Enlarge an image and write it."""

@@ -184,6 +184,7 @@ class CascadePipeline(ScenePipeline):
         strength: float | None = None,
         resampling: int = 1,
         feather: int | None = None,
+        seamless: bool = True,
         num_inference_steps: int | None = None,
         sr_num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
@@ -226,6 +227,8 @@ class CascadePipeline(ScenePipeline):
             resampling: with a mask, how often each stretch of the steps is taken (RePaint's jumps): with 2
                 and more, what is made has time to fit what is there, and takes as many times as long.
             feather: with a mask, over how many pixels inside of its edge what is made fades in; by default 8.
+            seamless: with a mask, shift the colours of what is made near its edge, so that they meet the
+                image's.
             num_inference_steps: steps of the base stage; by default ``config.base_steps``.
             sr_num_inference_steps: steps of the super-resolution stage; by default ``config.sr_steps``.
             guidance_scale: of the base stage; by default ``config.base_guidance``. 1 is no guidance.
@@ -279,6 +282,7 @@ class CascadePipeline(ScenePipeline):
             strength=strength,
             resampling=resampling,
             feather=feather,
+            seamless=seamless,
         )
         if base_images is not None:
             if edit is not None:
@@ -287,7 +291,8 @@ class CascadePipeline(ScenePipeline):
                 raise UsageError("base_images need a super-resolution stage, and one caption an image")
             stages = stages[1:]
         edits = [None if edit is None else self._of_stage(edit, stage) for stage in stages]
-        with self.progress_bar(total=sum(map(count_calls, stages, edits))) as progress:
+        taken = (1.0, 1) if edit is None else (edit.strength, edit.resampling)
+        with self.progress_bar(total=sum(count_calls(stage, *taken) for stage in stages)) as progress:
 
             def after_step(stage: SamplingStage, step: int, x: Tensor) -> Tensor:
                 progress.update()

@@ -13,6 +13,7 @@ from satcascade.errors import UsageError
 from satcascade.pipelines.image_input import ImageInput, images_of, masks_of
 from satcascade.sampling.edit import StageEdit
 from satcascade.sampling.mask import feathered, mask_at
+from satcascade.sampling.membrane import REACH, joined
 from satcascade.sampling.stage import SamplingStage
 
 INPAINTING_STRENGTH, IMAGE_TO_IMAGE_STRENGTH = 1.0, 0.8
@@ -33,6 +34,8 @@ class ImageEdit:
         strength: 0 to 1, see :class:`satcascade.sampling.edit.StageEdit`.
         resampling: likewise.
         feather: pixels of the last stage over which what is made fades in, inside of the mask's edge.
+        seamless: shift what is made, near the mask's edge, so that its colours meet the image's (Perez et al.
+            2003, "Poisson image editing").
     """
 
     images: Tensor
@@ -40,6 +43,7 @@ class ImageEdit:
     strength: float = INPAINTING_STRENGTH
     resampling: int = 1
     feather: int = FEATHER
+    seamless: bool = True
 
     def of_stage(self, stage: SamplingStage) -> StageEdit:
         """The edit as a stage takes it: of its size, and encoded."""
@@ -57,8 +61,9 @@ class ImageEdit:
         size = made.shape[-1]
         # As wide in a smaller stage as in the picture.
         width = round(self.feather * size / self.images.shape[-1])
-        weight = feathered(mask_at(self.mask, size), width)
-        return torch.lerp(self._images_at(size), made, weight)
+        mask, images = mask_at(self.mask, size), self._images_at(size)
+        made = joined(made, images, mask, REACH * size if self.seamless else 0.0)
+        return torch.lerp(images, made, feathered(mask, width))
 
     def _images_at(self, size: int) -> Tensor:
         if self.images.shape[-1] == size:
@@ -78,6 +83,7 @@ def image_edit(
     strength: float | None,
     resampling: int,
     feather: int | None,
+    seamless: bool,
 ) -> ImageEdit | None:
     """What a call of the pipeline edits; None where it is given no image.
 
@@ -91,6 +97,7 @@ def image_edit(
             :data:`IMAGE_TO_IMAGE_STRENGTH` without.
         resampling: 1 or more; only with a mask.
         feather: 0 or more; by default :data:`FEATHER`; only with a mask.
+        seamless: as of :class:`ImageEdit`; without a mask it does nothing.
 
     Raises:
         UsageError: something is out of its range, does not fit, or needs what is not given.
@@ -122,6 +129,7 @@ def image_edit(
         INPAINTING_STRENGTH if strength is None else strength,
         resampling,
         FEATHER if feather is None else feather,
+        seamless,
     )
 
 

@@ -14,6 +14,8 @@ from satcascade.errors import UsageError
 
 ImageInput = PIL.Image.Image | np.ndarray | Tensor | Sequence[Any]
 
+# What to do with deeper images.
+DEEP = "convert it to 8 bits first, for example with gdal_translate -ot Byte -scale"
 _MODES = {"L": "one band", "1": "one band", "LA": "one band", "CMYK": "four bands of inks"}
 
 
@@ -47,7 +49,7 @@ def mask_of(image: PIL.Image.Image, name: str = "the mask") -> PIL.Image.Image:
 
 def _check_plain(image: PIL.Image.Image, name: str) -> None:
     if image.mode[0] in "IF":
-        raise UsageError(f"{name} has more than 8 bits a channel ({image.mode}): convert it to 8 bits first")
+        raise UsageError(f"{name} has more than 8 bits a channel ({image.mode}): {DEEP}")
     transparent = "A" in image.getbands() or "transparency" in image.info
     if transparent and min(image.convert("RGBA").getchannel("A").tobytes()) < 255:
         raise UsageError(f"{name} has transparent pixels (an alpha channel): flatten it to RGB first")

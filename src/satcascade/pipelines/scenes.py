@@ -17,8 +17,10 @@ from torch.nn import functional as F
 from satcascade.config.stage_settings import StageName, StageSettings
 from satcascade.errors import UsageError
 from satcascade.pipelines.captioned import CaptionedPipeline
+from satcascade.sampling.known_picture import KnownPicture
+from satcascade.sampling.membrane import REACH
 from satcascade.sampling.regions import Regions
-from satcascade.sampling.scene import Hooks, KnownPicture, Scene, SceneSettings, SceneState
+from satcascade.sampling.scene import Hooks, Scene, SceneSettings, SceneState
 from satcascade.sampling.stage import SamplingStage
 
 OnState = Callable[[Callable[[], SceneState]], None]
@@ -104,6 +106,8 @@ class ScenePipeline(CaptionedPipeline):
         top: int = 0,
         right: int = 0,
         bottom: int = 0,
+        resampling: int = SceneSettings.resampling,
+        seamless: bool = True,
         seed: int = 0,
         overlap: float = SceneSettings.overlap,
         batch_size: int = SceneSettings.batch_size,
@@ -115,8 +119,8 @@ class ScenePipeline(CaptionedPipeline):
     ) -> Image.Image:
         """Let a picture grow beyond its edges: the rest is made to fit it, as in :meth:`scene`.
 
-        At each noise level the picture is kept as RePaint keeps it (Lugmayr et al. 2022), without its
-        resampling; in the result its pixels are its own.
+        At each noise level the picture is kept as RePaint keeps it (Lugmayr et al. 2022); in the result its
+        pixels are its own.
 
         Args:
             image: an RGB image.
@@ -125,6 +129,10 @@ class ScenePipeline(CaptionedPipeline):
             top: on this,
             right: on this,
             bottom: and on this; at least one of them is not 0.
+            resampling: how often each stretch of the steps is taken (RePaint's jumps): with 2 and more, what
+                is made has time to fit what is there, and takes as many times as long.
+            seamless: shift the colours of what is made, near the picture, so that they meet it (Perez et al.
+                2003, "Poisson image editing").
             seed: as of :meth:`scene`.
             overlap: as of :meth:`scene`.
             batch_size: as of :meth:`scene`.
@@ -143,13 +151,11 @@ class ScenePipeline(CaptionedPipeline):
         if min(left, top, right, bottom) < 0 or not max(left, top, right, bottom):
             raise UsageError("nothing to extend: say by how many pixels on the left, right, top or bottom")
         size = (top + image.height + bottom, left + image.width + right)
-        plan = Scene(self.prepare(settings or {}), size, SceneSettings(seed, overlap, False, batch_size))
-        pixels = np.array(image.convert("RGB"))
-        known = _known_picture(pixels, top, left, plan)
+        scene = SceneSettings(seed, overlap, False, batch_size, resampling)
+        plan = Scene(self.prepare(settings or {}), size, scene)
+        known = _known_picture(np.array(image.convert("RGB")), top, left, plan, seamless)
         watch = _Watch(on_state, on_windows, on_picture)
-        made = self._make(plan, Regions.whole(prompt, *size), state, watch, known)
-        made[top : top + image.height, left : left + image.width] = pixels
-        return Image.fromarray(made)
+        return Image.fromarray(self._make(plan, Regions.whole(prompt, *size), state, watch, known))
 
     def upscale(
         self,
@@ -258,11 +264,14 @@ class _Watch:
         return Hooks(windows, self.on_state or (lambda _: None), picture)
 
 
-def _known_picture(pixels: npt.NDArray[np.uint8], top: int, left: int, plan: Scene) -> KnownPicture:
+def _known_picture(
+    pixels: npt.NDArray[np.uint8], top: int, left: int, plan: Scene, seamless: bool
+) -> KnownPicture:
     """An image (h, w, 3) in its place in a scene; beyond it its edges go on."""
     height, width = pixels.shape[:2]
     bottom, right = plan.height - top - height, plan.width - left - width
     image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
     mask = torch.zeros(plan.height, plan.width, dtype=torch.bool)
     mask[top : top + height, left : left + width] = True
-    return KnownPicture(F.pad(image[None], (left, right, top, bottom), mode="replicate")[0], mask)
+    whole = F.pad(image[None], (left, right, top, bottom), mode="replicate")[0]
+    return KnownPicture(whole, mask, REACH * plan.stages[-1].image_size if seamless else 0.0)

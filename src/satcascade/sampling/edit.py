@@ -69,11 +69,9 @@ def stretches(stage: SamplingStage, strength: float, resampling: int = 1) -> lis
     ]
 
 
-def count_calls(stage: SamplingStage, edit: StageEdit | None) -> int:
-    """How many network calls a stage makes."""
-    if edit is None:
-        return len(stage.steps)
-    return sum(map(len, stretches(stage, edit.strength, edit.resampling)))
+def count_calls(stage: SamplingStage, strength: float = 1.0, resampling: int = 1) -> int:
+    """How many network calls a stage makes; by default those of a new image."""
+    return sum(map(len, stretches(stage, strength, resampling)))
 
 
 def part_of(stage: SamplingStage, calls: range) -> SamplingStage:

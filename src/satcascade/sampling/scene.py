@@ -22,6 +22,8 @@ from satcascade.models.denoiser import TextCondition
 from satcascade.models.text import TextEmbeddings
 from satcascade.sampling.canvas import CanvasPredictor, Known, LowResCanvas, tasks_of
 from satcascade.sampling.condition import Condition
+from satcascade.sampling.edit import count_calls, noised_back, part_of, stretches
+from satcascade.sampling.known_picture import KnownPicture
 from satcascade.sampling.loop import denoise
 from satcascade.sampling.regions import Regions
 from satcascade.sampling.solver_state import Remembered, remember, remembered
@@ -42,6 +44,8 @@ class SceneSettings:
         overlap: of neighbouring windows, as a share of a window: 0 to 0.75.
         wrap: left and right, top and bottom are neighbours, so that the picture repeats without a seam.
         batch_size: windows at once; changes pictures by float rounding only.
+        resampling: how often each stretch of the steps is taken (RePaint's jumps, Lugmayr et al. 2022), for
+            what is made and what is known to settle; of use where a part of the scene is known.
 
     Raises:
         UsageError: a number is out of its range.
@@ -51,12 +55,15 @@ class SceneSettings:
     overlap: float = DEFAULT_OVERLAP
     wrap: bool = False
     batch_size: int = 4
+    resampling: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"seed {self.seed} is out of range: give an integer from 0 to 2^63 - 1")
         if self.batch_size < 1:
             raise UsageError(f"batch size: {self.batch_size} is not possible, give 1 or more")
+        if self.resampling < 1:
+            raise UsageError(f"resampling {self.resampling} is not possible: give 1 or more")
         overlapping(4, 4, self.overlap)
 
 
@@ -66,7 +73,7 @@ class SceneState:
 
     Attributes:
         stage: that is at work.
-        done: steps that it has taken.
+        done: network calls that it has made, those after a jump back counted again.
         x: (N, C, side, side), the squares of its canvas (:class:`satcascade.sampling.windows.Blocks`).
         solver: what its scheduler remembers, with
         solver_tensors: the tensors of that.
@@ -79,20 +86,6 @@ class SceneState:
     solver: Remembered
     solver_tensors: dict[str, Tensor]
     picture: Tensor | None
-
-
-@dataclass(frozen=True)
-class KnownPicture:
-    """The part of a scene that is there already and stays.
-
-    Attributes:
-        pixels: (3, H, W) in [-1, 1], of the whole scene; what is not known should go on smoothly, as an
-            encoder sees beyond the edge.
-        mask: (H, W) bool, where it is known.
-    """
-
-    pixels: Tensor
-    mask: Tensor
 
 
 @dataclass(frozen=True)
@@ -168,7 +161,7 @@ class Scene:
         for stage in self._left(state):
             done = 0 if state is None or state.stage != stage.name else state.done
             tasks = tasks_of(*self.windows(stage), self._masks(stage, regions))
-            total += len(tasks) * (len(stage.steps) - done)
+            total += len(tasks) * (count_calls(stage, resampling=self.settings.resampling) - done)
         return total
 
     @torch.inference_mode()
@@ -193,7 +186,7 @@ class Scene:
             device: where they are.
             picture: (3, h, w) in [-1, 1], of the canvas' size divided by ``ratio``, which the first stage
                 enlarges; None where that is a base stage.
-            known: what is there already, of the canvas' size.
+            known: what is there already, of the canvas' size: its pixels are in the picture as they are.
             state: to go on from, of the same scene.
             hooks: told of windows and steps.
 
@@ -212,9 +205,16 @@ class Scene:
                 canvas = self._run(stage, text, regions, device, picture, known, state, hooks)
                 if stage is not stages[-1]:
                     picture = picture_of(stage.codec, canvas, self.settings.wrap)
+                    if known is not None:
+                        picture = torch.stack([*known.reduced(self.reduction(stage)).joined(picture)])
             state = None
         with autocast(dtype, device):
-            return self._decoded(stages[-1], canvas)
+            made = self._decoded(stages[-1], canvas)
+        if known is not None:
+            planes = (torch.from_numpy(made[..., channel]).float() / 127.5 - 1 for channel in range(3))
+            for channel, plane in enumerate(known.joined(planes)):
+                made[..., channel] = _levels(plane).numpy()
+        return made
 
     def _decoded(self, stage: SamplingStage, canvas: Tensor) -> npt.NDArray[np.uint8]:
         """The picture (h, w, 3) of a stage's canvas (C, H, W), cut to the size asked for."""
@@ -222,8 +222,7 @@ class Scene:
         made = np.empty((height, width, 3), np.uint8)
         for top, strip in decoded_strips(stage.codec, canvas, self.settings.wrap):
             rows = made[top : top + strip.shape[1]]
-            levels = ((strip + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0)
-            rows[:] = levels[: len(rows), :width].numpy()
+            rows[:] = _levels(strip).permute(1, 2, 0)[: len(rows), :width].numpy()
         return made
 
     def _run(
@@ -257,33 +256,59 @@ class Scene:
             hooks.on_windows,
         )
         if state is None:
-            done = 0
             x = blocks.noise(stage.shape[0], f"{stage.name}/first", device) * stage.scheduler.init_noise_sigma
         else:
-            done, x = state.done, state.x.to(device)
-            remember(stage.scheduler, state.solver, state.solver_tensors, device)
-        generators = blocks.generators(f"{stage.name}/{done}")
-
-        def after_step(number: int, x: Tensor) -> Tensor:
-            count = done + number + 1
-            # Each step's noise has a name of its own: a resumed scene draws what it would have drawn.
-            blocks.reseed(generators, f"{stage.name}/{count}")
-            hooks.on_step(
-                lambda: SceneState(stage.name, count, x.cpu(), *remembered(stage.scheduler), picture)
-            )
-            hooks.on_picture(lambda: self._decoded(stage, blocks.join(x)))
-            return x
-
-        left = replace(stage, steps=stage.steps[done:])
-        # The predictor takes what the network is given from the windows: the loop needs none of it.
-        whole = Condition(1, condition, None)
-        canvas = blocks.join(denoise(left, whole, x, generators, after_step, predictor))
+            x = state.x.to(device)
+        canvas = blocks.join(self._steps_of(predictor, x, state, picture, hooks))
         if not torch.isfinite(canvas).all():
             raise SatcascadeError(
                 f"the {stage.name} stage produced numbers that are not finite: its weights are damaged, or "
                 "the precision is too low (try float32)"
             )
         return canvas
+
+    def _steps_of(
+        self,
+        predictor: CanvasPredictor,
+        x: Tensor,
+        state: SceneState | None,
+        picture: Tensor | None,
+        hooks: Hooks,
+    ) -> Tensor:
+        """The squares of a stage's canvas after all its steps, stretch by stretch, from a state on."""
+        stage, blocks = predictor.stage, predictor.blocks
+        done = 0 if state is None else state.done
+        generators = blocks.generators(f"{stage.name}/{done}")
+        # The predictor takes what the network is given from the windows: the loop needs none of it.
+        whole = Condition(1, predictor.text, None)
+        end = reached = 0
+        for calls in stretches(stage, 1.0, self.settings.resampling):
+            begin, end = end, end + len(calls)
+            if end > done:
+                part = part_of(stage, calls)
+                if state is not None and done > begin:
+                    remember(part.scheduler, state.solver, state.solver_tensors, x.device)
+                    part = replace(part, steps=part.steps[done - begin :])
+                elif reached != calls.start:
+                    noise = blocks.noise(stage.shape[0], f"{stage.name}/back/{done}", x.device)
+                    x = noised_back(stage, x, noise, reached, calls.start)
+
+                def after_step(
+                    number: int, x: Tensor, part: SamplingStage = part, before: int = done
+                ) -> Tensor:
+                    count = before + number + 1
+                    # Each step's noise has a name of its own: a resumed scene draws what it would have drawn.
+                    blocks.reseed(generators, f"{stage.name}/{count}")
+                    hooks.on_step(
+                        lambda: SceneState(stage.name, count, x.cpu(), *remembered(part.scheduler), picture)
+                    )
+                    hooks.on_picture(lambda: self._decoded(stage, blocks.join(x)))
+                    return x
+
+                x = denoise(part, whole, x, generators, after_step, predictor)
+                done = end
+            reached = calls.stop
+        return x
 
     def _left(self, state: SceneState | None) -> list[SamplingStage]:
         """The stages that a scene has still to go through."""
@@ -310,11 +335,15 @@ class Scene:
 
     def _known(self, stage: SamplingStage, known: KnownPicture, device: torch.device) -> Known:
         """What is known of a stage's canvas: positions all of whose pixels are known."""
-        reduction, factor = self.reduction(stage), stage.codec.factor
-        pixels = F.avg_pool2d(known.pixels[None], reduction)[0]
-        cell = reduction * factor
-        mask = F.avg_pool2d(known.mask[None].float(), cell)[0] > 1 - 0.5 / cell**2
-        return Known(encoded(stage.codec, pixels.to(device)).to(device), mask.to(device))
+        reduction = self.reduction(stage)
+        pixels = known.reduced(reduction).pixels.to(device)
+        mask = known.mask_of_cells(reduction * stage.codec.factor)
+        return Known(encoded(stage.codec, pixels).to(device), mask.to(device))
+
+
+def _levels(picture: Tensor) -> Tensor:
+    """Bytes of a picture in [-1, 1]."""
+    return ((picture + 1) * 127.5).round().to(torch.uint8)
 
 
 def _condition(
