@@ -40,12 +40,20 @@ def guided_step(pipeline: CascadePipeline, precision: str, runs: int) -> float:
     """Seconds of one base network call on a conditional and a null caption."""
     unet = pipeline.unet
     text = pipeline.encode([CAPTION, CAPTION])
-    x = torch.randn(2, 3, unet.config.sample_size, unet.config.sample_size)
+    x = torch.randn(2, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     log_snr = torch.zeros(2)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     with torch.inference_mode(), autocast(dtype, "cpu"):
         condition = unet.encode_text(text.embeddings, text.mask, torch.tensor([True, False]))
         return median_seconds(lambda: unet(x, log_snr, condition), runs)
+
+
+def decoding(pipeline: CascadePipeline, runs: int) -> float:
+    """Seconds of the way from one image's latents to its pixels."""
+    codec, size = pipeline.codec("base"), pipeline.unet.config.sample_size
+    latents = torch.randn(1, codec.channels, size, size)
+    with torch.inference_mode():
+        return median_seconds(lambda: codec.decode(latents), runs)
 
 
 def start_to_picture(model: str, precision: str, runs: int) -> float:
@@ -79,15 +87,18 @@ def main() -> None:
         pipeline = load_pipeline(arguments.model, device="cpu", precision=precision)
         pipeline.set_progress_bar_config(disable=True)
         cases: dict[str, Callable[[], object]] = {
-            "one image, whole cascade": lambda p=pipeline: p([CAPTION], seeds=[0]),  # type: ignore[misc]
-            "one image, base only": lambda p=pipeline: p([CAPTION], seeds=[0], stop_at="base"),  # type: ignore[misc]
+            "one image": lambda p=pipeline: p([CAPTION], seeds=[0]),  # type: ignore[misc]
         }
+        if "sr" in pipeline.stage_names:
+            cases["one image, base only"] = lambda p=pipeline: p([CAPTION], seeds=[0], stop_at="base")  # type: ignore[misc]
         for name, run in cases.items():
             rows.setdefault(name, []).append(median_seconds(run, arguments.runs))
         batch = median_seconds(lambda p=pipeline: p([CAPTION] * 8, seeds=list(range(8))), 2)  # type: ignore[misc]
         rows.setdefault("an image in a batch of 8", []).append(batch / 8)
         step = guided_step(pipeline, precision, 2 * arguments.runs)
         rows.setdefault("one guided base step", []).append(step)
+        if pipeline.vae is not None:
+            rows.setdefault("decoding one image", []).append(decoding(pipeline, 2 * arguments.runs))
         whole = start_to_picture(arguments.model, precision, min(3, arguments.runs))
         rows.setdefault("start to picture (process)", []).append(whole)
     print(f"{'seconds':30s}" + "".join(f"{precision:>10s}" for precision in precisions) + "     ratio")

@@ -282,7 +282,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--data", type=Path, default=Path("prepared/rsicd"), help="prepared set")
-    parser.add_argument("--stage", nargs="+", choices=("base", "sr"), default=["base", "sr"])
+    parser.add_argument("--stage", nargs="+", choices=("base", "sr"), help="default: those that there are")
     parser.add_argument("--base-images", type=int, default=64, help="images a row of the base table")
     parser.add_argument("--sr-images", type=int, default=32, help="images a row of the sr table")
     parser.add_argument("--batch-size", type=int, default=16)
@@ -296,7 +296,7 @@ def main() -> None:
     real, train = (real_features(dataset, split, network) for split in ("val", "train"))
     pipeline = load_pipeline(arguments.model, device=arguments.device, precision=arguments.precision)
     pipeline.set_progress_bar_config(disable=True)
-    for stage in arguments.stage:
+    for stage in arguments.stage or pipeline.stage_names:
         count = arguments.base_images if stage == "base" else arguments.sr_images
         images = Images(pipeline, network, dataset, stage, arguments.out, count, arguments.batch_size)
         default = default_row(pipeline, stage)
