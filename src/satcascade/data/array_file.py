@@ -6,12 +6,15 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from satcascade.errors import SatcascadeError
 from satcascade.io.files import full_disk_refused, synced_write
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def array_header(dtype: type[np.generic], shape: tuple[int, ...]) -> bytes:
@@ -28,10 +31,10 @@ def array_header(dtype: type[np.generic], shape: tuple[int, ...]) -> bytes:
 
 def write_rows(
     target: Path,
-    dtype: type[np.generic],
+    dtype: type[Scalar],
     shape: tuple[int, ...],
     batch: int,
-    rows: Callable[[int, int], npt.NDArray[np.generic]],
+    rows: Callable[[int, int], npt.NDArray[Scalar]],
 ) -> Iterator[int]:
     """Write an array batch by batch, beside its place until it is complete; resume one that was interrupted.
 
@@ -71,9 +74,7 @@ def write_rows(
         part.replace(target)
 
 
-def open_rows(
-    path: Path, dtype: type[np.generic], shape: tuple[int, ...], remedy: str
-) -> npt.NDArray[np.generic]:
+def open_rows(path: Path, dtype: type[Scalar], shape: tuple[int, ...], remedy: str) -> npt.NDArray[Scalar]:
     """Open an array that :func:`write_rows` wrote, memory-mapped and read-only.
 
     Args:
@@ -86,7 +87,7 @@ def open_rows(
         SatcascadeError: the file is damaged, cut short, or of another shape.
     """
     try:
-        array: npt.NDArray[np.generic] = np.load(path, mmap_mode="r")
+        array: npt.NDArray[Any] = np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
         raise SatcascadeError(f"{path} is damaged or cut short: delete it and {remedy} again") from error
     if array.shape != shape or array.dtype != dtype:

@@ -60,8 +60,7 @@ def teacher_pictures(
                 shape = (len(latents.views[view]), side, side, 3)
                 for count in write_rows(files[view], np.uint8, shape, _BATCH, decoded):
                     task.advance(count)
-    opened = {}
-    for view, file in files.items():
-        array = open_rows(file, np.uint8, (len(latents.views[view]), side, side, 3), "train")
-        opened[view] = array.view(np.uint8)
-    return opened
+    return {
+        view: open_rows(file, np.uint8, (len(latents.views[view]), side, side, 3), "train")
+        for view, file in files.items()
+    }
