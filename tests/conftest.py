@@ -123,6 +123,11 @@ def tiny_preset(tiny_text_encoder: str, tmp_path_factory: pytest.TempPathFactory
     return str(path)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of the page first: one process works on them alone, and they wait more than they compute."""
+    items.sort(key=lambda item: "web/test_browser" not in item.nodeid)
+
+
 # A first example may pay for torch's lazy initialisation; timings are no matter of tests here.
 settings.register_profile("satcascade", deadline=None, derandomize=True)
 settings.load_profile("satcascade")

@@ -114,8 +114,14 @@ class Visit:
 
     def number(self, slider: str, value: int) -> None:
         field = self.page.locator(f"{slider} input[type=number]")
+        ranges = self.page.locator(f"{slider} input[type=range]")
         field.fill(str(value))
         field.press("Tab")
+        # What is filled in while an accordion opens is overwritten: the slider says what was taken over.
+        while any(each.input_value() != str(value) for each in ranges.all()):
+            self.page.wait_for_timeout(200)
+            field.fill(str(value))
+            field.press("Tab")
 
 
 @pytest.fixture
