@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from satcascade.models.levels import from_levels
+
 # How many symmetries the square has: an overhead image has no up.
 SYMMETRIES = 8
 # Of these the one that exchanges left and right.
@@ -22,7 +24,7 @@ def to_float(images: Tensor, size: int) -> Tensor:
     Returns:
         float32 (B, 3, size, size) in [-1, 1].
     """
-    planes = images.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1)
+    planes = from_levels(images.permute(0, 3, 1, 2).contiguous())
     pixels = images.shape[1] // size
     return planes if pixels == 1 else F.avg_pool2d(planes, pixels)
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import PIL.Image
-import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from satcascade.errors import UsageError
+from satcascade.models.levels import to_levels
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 
@@ -40,7 +40,7 @@ def to_output(images: Tensor, output_type: OutputType) -> Any:
     channels_last = images.permute(0, 2, 3, 1).cpu()
     if output_type == "np":
         return ((channels_last + 1) / 2).numpy()
-    levels = ((channels_last + 1) * 127.5).round().to(torch.uint8).numpy()
+    levels = to_levels(channels_last).numpy()
     return [PIL.Image.fromarray(image) for image in levels]
 
 

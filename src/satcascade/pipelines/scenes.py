@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from satcascade.config.stage_settings import StageName, StageSettings
 from satcascade.errors import UsageError
+from satcascade.models.levels import from_levels
 from satcascade.pipelines.captioned import CaptionedPipeline
 from satcascade.sampling.known_picture import KnownPicture
 from satcascade.sampling.membrane import REACH
@@ -195,7 +196,7 @@ class ScenePipeline(CaptionedPipeline):
         size = (image.height * ratio, image.width * ratio)
         plan = Scene([sr], size, SceneSettings(seed, overlap, False, batch_size), ratio)
         regions = None if prompt is None else Regions.whole(prompt, *size)
-        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+        pixels = from_levels(torch.from_numpy(np.array(image.convert("RGB")))).permute(2, 0, 1)
         padding = (0, plan.width // ratio - image.width, 0, plan.height // ratio - image.height)
         picture = F.pad(pixels[None], padding, mode="replicate")[0]
         return Image.fromarray(self._make(plan, regions, picture=picture))
@@ -270,7 +271,7 @@ def _known_picture(
     """An image (h, w, 3) in its place in a scene; beyond it its edges go on."""
     height, width = pixels.shape[:2]
     bottom, right = plan.height - top - height, plan.width - left - width
-    image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+    image = from_levels(torch.from_numpy(pixels)).permute(2, 0, 1)
     mask = torch.zeros(plan.height, plan.width, dtype=torch.bool)
     mask[top : top + height, left : left + width] = True
     whole = F.pad(image[None], (left, right, top, bottom), mode="replicate")[0]

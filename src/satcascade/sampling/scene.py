@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.hardware.precision import autocast
 from satcascade.models.denoiser import TextCondition
+from satcascade.models.levels import from_levels, to_levels
 from satcascade.models.text import TextEmbeddings
 from satcascade.sampling.canvas import CanvasPredictor, Known, LowResCanvas, tasks_of
 from satcascade.sampling.condition import Condition
@@ -211,9 +212,9 @@ class Scene:
         with autocast(dtype, device):
             made = self._decoded(stages[-1], canvas)
         if known is not None:
-            planes = (torch.from_numpy(made[..., channel]).float() / 127.5 - 1 for channel in range(3))
+            planes = (from_levels(torch.from_numpy(made[..., channel])) for channel in range(3))
             for channel, plane in enumerate(known.joined(planes)):
-                made[..., channel] = _levels(plane).numpy()
+                made[..., channel] = to_levels(plane).numpy()
         return made
 
     def _decoded(self, stage: SamplingStage, canvas: Tensor) -> npt.NDArray[np.uint8]:
@@ -222,7 +223,7 @@ class Scene:
         made = np.empty((height, width, 3), np.uint8)
         for top, strip in decoded_strips(stage.codec, canvas, self.settings.wrap):
             rows = made[top : top + strip.shape[1]]
-            rows[:] = _levels(strip).permute(1, 2, 0)[: len(rows), :width].numpy()
+            rows[:] = to_levels(strip).permute(1, 2, 0)[: len(rows), :width].numpy()
         return made
 
     def _run(
@@ -339,11 +340,6 @@ class Scene:
         pixels = known.reduced(reduction).pixels.to(device)
         mask = known.mask_of_cells(reduction * stage.codec.factor)
         return Known(encoded(stage.codec, pixels).to(device), mask.to(device))
-
-
-def _levels(picture: Tensor) -> Tensor:
-    """Bytes of a picture in [-1, 1]."""
-    return ((picture + 1) * 127.5).round().to(torch.uint8)
 
 
 def _condition(

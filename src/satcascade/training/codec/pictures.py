@@ -17,6 +17,7 @@ from satcascade.data.array_file import open_rows, write_rows
 from satcascade.data.latents import StoredLatents
 from satcascade.io.locks import exclusive
 from satcascade.io.progress import ProgressDisplay
+from satcascade.models.levels import to_levels
 from satcascade.training.codec.teacher import FACTOR, TeacherCodec
 
 # Latents decoded together; fixed, so that pictures do not depend on where a run was interrupted.
@@ -50,9 +51,7 @@ def teacher_pictures(
             def decoded(start: int, stop: int, view: int = view) -> npt.NDArray[np.uint8]:
                 normalised = torch.tensor(latents.views[view][start:stop]).float()
                 pictures = codec.decode_own(normalised.to(codec.teacher.device))
-                levels: npt.NDArray[np.uint8] = (
-                    ((pictures + 1) * 127.5).round().byte().movedim(1, -1).cpu().numpy()
-                )
+                levels: npt.NDArray[np.uint8] = to_levels(pictures).movedim(1, -1).cpu().numpy()
                 return levels
 
             taken = f"another process makes {files[view]}: wait for it or end it"
