@@ -48,6 +48,10 @@ TAUGHT = (
     "encoder.steps=5",
     "decoder.teacher_latents=0.5",
     "decoder.teacher_pictures=1",
+    "decoder.teacher_features=1",
+    # Blocks as wide as the teacher's.
+    "model.decoder_block_out_channels=[64]",
+    "model.decoder_expansion=2",
     "decoder.adversarial_weight=0.5",
     "decoder.adversarial_after=1",
 )

@@ -22,6 +22,7 @@ from satcascade.training.checkpoints import CheckpointFolder
 from satcascade.training.codec.components import patch_components, set_decoder, set_encoder
 from satcascade.training.codec.critic import Critic, adversarial_gradient, critic_loss
 from satcascade.training.codec.crops import Crops, draw_crops
+from satcascade.training.codec.features import FeatureTargets, feature_loss
 from satcascade.training.codec.losses import decoder_loss, reconstruction_loss
 from satcascade.training.codec.pictures import teacher_pictures
 from satcascade.training.codec.targets import TeacherTargets
@@ -238,8 +239,39 @@ def test_loss_of_a_decoder_that_draws_what_the_teacher_does():
     alone = decoder_loss(taught, real, None, settings)
     assert torch.equal(decoder_loss(taught, real, pictures, settings), alone)
     grey = torch.zeros_like(pictures)
-    beside = reconstruction_loss(pictures, grey, settings.gradient_weight, 0.0)
+    beside = reconstruction_loss(pictures, grey, settings.gradient_weight)
     torch.testing.assert_close(decoder_loss(taught, real, grey, settings), alone + 2 * beside)
+
+
+def test_blocks_follow_the_teachers_of_their_level(teacher):
+    taught = load_teacher(teacher)
+    vae = TinyAutoencoder(4, 4, [8, 8], [64, 64], [0, 0], [3, 2], 32)
+    own, theirs = vae.decoder.layers, taught.decoder_layers
+    # Without the branch that is normalised over the image the teacher's blocks are those of an autoencoder.
+    for layer in theirs:
+        if getattr(layer, "pool", None) is not None:
+            layer.pool[-1].weight.zero_()
+    features = FeatureTargets(vae, taught)
+    latents = torch.randn(2, 32, 4, 4)
+
+    def missed() -> float:
+        with features.recorded() as outputs:
+            vae.decode(latents)
+        assert [output.shape[-1] for output in outputs] == [4, 4, 4, 8, 8]
+        return float(feature_loss(outputs, features.of(latents)).detach())
+
+    assert missed() > 0.5
+    # Their places in the two networks; the last block is one more than the teacher has there.
+    for place, other in ((0, 1), (2, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9)):
+        own[place].load_state_dict(theirs[other].state_dict(), strict=False)
+    assert missed() < 1e-8
+
+
+def test_features_are_missed_by_a_share_of_their_variance():
+    targets = [torch.randn(4, 8, 16, 16), 100 * torch.randn(4, 8, 8, 8)]
+    means = [target.mean((0, 2, 3), keepdim=True).expand_as(target) for target in targets]
+    assert feature_loss(targets, targets) == 0
+    torch.testing.assert_close(feature_loss(means, targets), torch.tensor(1.0), rtol=0.01, atol=0)
 
 
 def test_critic_tells_pictures_apart_and_pulls_at_them():
@@ -331,6 +363,8 @@ def test_settings_and_teachers_that_do_not_fit(prepared_synthetic, preset, teach
     refused("the encoder reduces by 8, the decoder enlarges by 4", "model.decoder_patch_size=4")
     refused("decoder.step: unknown key", "decoder.step=1")
     refused("noise_low .* is above noise_high", "decoder.noise_low=1")
+    refused("these settings learn from a teacher", *TAUGHT)
+    refused("needs blocks of 64 channels", *TAUGHT, "model.decoder_block_out_channels=[32]", teacher=teacher)
     refused("encoder.steps, which is 0", *TAUGHT, "encoder.steps=0", teacher=teacher)
     refused(
         "32 channels at 1/16 of the side, the settings 8", *TAUGHT, "model.latent_channels=8", teacher=teacher

@@ -18,6 +18,7 @@ class Autoencoder(Section):
     latent_channels: PositiveInt
     encoder_reduction: PositiveInt = 1
     decoder_enlargement: PositiveInt = 1
+    decoder_expansion: int = Field(0, ge=0)
     encoder_patch_size: PositiveInt
     decoder_patch_size: PositiveInt
     encoder_block_out_channels: tuple[PositiveInt, ...]
@@ -69,12 +70,16 @@ class DecoderTraining(Phase):
         noise_share: share of the crops whose latents get noise.
         noise_low, noise_high: smallest and largest deviation of that noise (uniform in its logarithm), in
             deviations of the normalised latents.
-        gradient_weight: weight of the error of differences between neighbours, beside that of pixels.
+        pixel_weight: weight of the errors against the real image: of its pixels and of the differences
+            between neighbours.
+        gradient_weight: weight of the error of these differences, beside that of pixels.
         teacher_latents: share of the crops whose latents are the teacher's, the others' being the encoder's:
             for a decoder that also serves stages trained on the teacher's latents. With a teacher only.
         teacher_pictures: weight of the errors against what the teacher decodes of the same latents, at the
-            teacher's own size, beside 1 for those against the real image. A picture follows from its latents
+            teacher's own size, beside those against the real image. A picture follows from its latents
             there, so that nothing is left open to be blurred. With a teacher only.
+        teacher_features: weight of the errors of what the decoder's blocks give against the teacher's, see
+            :mod:`satcascade.training.codec.features`; blocks of 64 channels. With a teacher only.
         texture_weight: weight of the error of the amount of texture, see
             :func:`satcascade.training.codec.losses.texture_error`.
         adversarial_weight: weight of the adversarial gradient beside that of the other errors, both taken at
@@ -87,13 +92,20 @@ class DecoderTraining(Phase):
     noise_share: float = Field(0.0, ge=0.0, le=1.0)
     noise_low: PositiveFloat = 0.02
     noise_high: PositiveFloat = 0.2
+    pixel_weight: float = Field(1.0, ge=0.0)
     gradient_weight: float = Field(1.0, ge=0.0)
     teacher_latents: float = Field(0.0, ge=0.0, le=1.0)
     teacher_pictures: float = Field(0.0, ge=0.0)
+    teacher_features: float = Field(0.0, ge=0.0)
     texture_weight: float = Field(0.0, ge=0.0)
     adversarial_weight: float = Field(0.0, ge=0.0)
     adversarial_after: int = Field(0, ge=0)
     critic_learning_rate: PositiveFloat = 4e-4
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any error or latent is a teacher's."""
+        return bool(self.teacher_latents or self.teacher_pictures or self.teacher_features)
 
     @model_validator(mode="after")
     def _check_noise(self) -> DecoderTraining:

@@ -21,7 +21,8 @@ from diffusers import AutoencoderTiny, ModelMixin  # noqa: F401
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from diffusers.models.autoencoders.vae import DecoderOutput
-from torch import Tensor
+from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from satcascade.errors import SatcascadeError, UsageError, one_line
@@ -31,6 +32,29 @@ _UNUSED = (
     *("in_channels", "out_channels", "block_out_channels", "force_upcast"),
     *("latent_magnitude", "latent_shift", "scaling_factor", "shift_factor"),
 )
+
+
+class WideBlock(AutoencoderTinyBlock):
+    """A block that first adds to each position what a network of one hidden layer makes of it alone.
+
+    Args:
+        channels: width of the block.
+        expansion: width of the hidden layer, in multiples of ``channels``.
+        act_fn: as in ``AutoencoderTiny``.
+    """
+
+    def __init__(self, channels: int, expansion: int, act_fn: str):
+        super().__init__(channels, channels, act_fn)
+        self.pointwise = nn.Sequential(
+            nn.Conv2d(channels, expansion * channels, 1),
+            nn.ReLU(),
+            nn.Conv2d(expansion * channels, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape (B, channels, H, W)."""
+        result: Tensor = super().forward(x + self.pointwise(x))
+        return result
 
 
 class TinyAutoencoder(AutoencoderTiny):
@@ -52,6 +76,8 @@ class TinyAutoencoder(AutoencoderTiny):
         encoder_reduction: images are averaged down by this first: the decoder may then draw more detail than
             the encoder sees.
         decoder_enlargement: decoded images are enlarged by this last, bicubically.
+        decoder_expansion: blocks of the decoder's first level are :class:`WideBlock` of this expansion; 0 is
+            none. There the positions are few, and each stands for many pixels.
         imitates: ``Codec.fingerprint`` of the codec whose latents the encoder was trained to give, if any.
             A stage trained on that codec's latents can be decoded with this one.
         act_fn, upsample_fn, upsampling_scaling_factor: as in ``AutoencoderTiny``.
@@ -74,6 +100,7 @@ class TinyAutoencoder(AutoencoderTiny):
         latents_std: Sequence[float] | None = None,
         encoder_reduction: int = 1,
         decoder_enlargement: int = 1,
+        decoder_expansion: int = 0,
         imitates: str | None = None,
         act_fn: str = "relu",
         upsample_fn: str = "nearest",
@@ -91,6 +118,12 @@ class TinyAutoencoder(AutoencoderTiny):
             upsample_fn=upsample_fn,
             upsampling_scaling_factor=upsampling_scaling_factor,
         )
+        if decoder_expansion:
+            # After one convolution and its activation.
+            for place in range(2, 2 + num_decoder_blocks[0]):
+                self.decoder.layers[place] = WideBlock(
+                    decoder_block_out_channels[0], decoder_expansion, act_fn
+                )
         self.factor = encoder_reduction * encoder_patch_size * 2 ** (len(num_encoder_blocks) - 1)
         decoded = (
             decoder_enlargement

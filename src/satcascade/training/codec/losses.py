@@ -23,32 +23,29 @@ def decoder_loss(decoded: Tensor, real: Tensor, pictures: Tensor | None, setting
         pictures: (B, 3, h, w), what the teacher decodes; h divides H. Decoded ones are averaged down to it.
         settings: weights of the errors.
     """
-    loss = reconstruction_loss(decoded, real, settings.gradient_weight, settings.texture_weight)
+    loss = settings.pixel_weight * reconstruction_loss(decoded, real, settings.gradient_weight)
+    if settings.texture_weight:
+        loss = loss + settings.texture_weight * texture_error(decoded, real)
     if pictures is None:
         return loss
     reduced = F.avg_pool2d(decoded, decoded.shape[-1] // pictures.shape[-1])
-    taught = reconstruction_loss(reduced, pictures, settings.gradient_weight, texture_weight=0.0)
+    taught = reconstruction_loss(reduced, pictures, settings.gradient_weight)
     return loss + settings.teacher_pictures * taught
 
 
-def reconstruction_loss(
-    decoded: Tensor, real: Tensor, gradient_weight: float, texture_weight: float
-) -> Tensor:
-    """Mean absolute errors of pixels, of differences between neighbours, and of the amount of texture.
+def reconstruction_loss(decoded: Tensor, real: Tensor, gradient_weight: float) -> Tensor:
+    """Mean absolute errors of pixels and of differences between neighbours.
 
     Args:
         decoded: (B, 3, H, W) in [-1, 1] or a little beyond; H and W at least 16.
         real: the same shape.
         gradient_weight: of the second error.
-        texture_weight: of the third.
     """
     error = decoded - real
     loss = error.abs().mean()
     if gradient_weight:
         steps = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         loss = loss + gradient_weight * steps / 2
-    if texture_weight:
-        loss = loss + texture_weight * texture_error(decoded, real)
     return loss
 
 

@@ -30,7 +30,7 @@ from satcascade.models.codec import Codec, TinyAutoencoder
 
 CHANNELS = 32
 FACTOR = 8
-_WIDTH = 64
+WIDTH = 64
 _GROUPS = 4
 _FILES = ("encoder.safetensors", "decoder.safetensors")
 RECORDING = "recording.safetensors"
@@ -70,6 +70,11 @@ class Teacher:
         """Images (B, 3, H, W) in [-1, 1] of latents (B, 32, H / 8, W / 8)."""
         images: Tensor = self._decoder(latents.contiguous(memory_format=torch.channels_last))
         return images.clamp(0, 1) * 2 - 1
+
+    @property
+    def decoder_layers(self) -> nn.Sequential:
+        """The decoder's layers in order, some a :class:`TeacherBlock`; not to be changed."""
+        return self._decoder
 
     def to(self, device: torch.device | str) -> Teacher:
         """A copy on a device."""
@@ -258,7 +263,7 @@ def _check(teacher: Teacher, recorded: dict[str, Tensor], folder: Path) -> None:
             )
 
 
-class _Block(nn.Module):
+class TeacherBlock(nn.Module):
     """Three convolutions beside the identity; a wide one first adds a branch normalised over the image."""
 
     def __init__(self, wide: bool = False):
@@ -266,16 +271,17 @@ class _Block(nn.Module):
         self.conv = nn.Sequential(_conv(), nn.ReLU(), _conv(), nn.ReLU(), _conv())
         self.pool = (
             nn.Sequential(
-                nn.Conv2d(_WIDTH, 4 * _WIDTH, 1, bias=False),
-                nn.GroupNorm(_GROUPS, 4 * _WIDTH),
+                nn.Conv2d(WIDTH, 4 * WIDTH, 1, bias=False),
+                nn.GroupNorm(_GROUPS, 4 * WIDTH),
                 nn.ReLU(),
-                nn.Conv2d(4 * _WIDTH, _WIDTH, 1, bias=False),
+                nn.Conv2d(4 * WIDTH, WIDTH, 1, bias=False),
             )
             if wide
             else None
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """The same shape (B, 64, H, W)."""
         if self.pool is not None:
             x = x + self.pool(x)
         return torch.relu(self.conv(x) + x)
@@ -286,15 +292,15 @@ class _Bounded(nn.Module):
         return 3 * torch.tanh(x / 3)
 
 
-def _conv(inputs: int = _WIDTH, outputs: int = _WIDTH, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+def _conv(inputs: int = WIDTH, outputs: int = WIDTH, stride: int = 1, bias: bool = True) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=bias)
 
 
 def new_encoder() -> nn.Sequential:
     """The teacher's encoder, with random weights."""
-    layers: list[nn.Module] = [_conv(inputs=3), _Block()]
+    layers: list[nn.Module] = [_conv(inputs=3), TeacherBlock()]
     for wide in (False, False, True):
-        layers += [_conv(stride=2, bias=False), *(_Block(wide) for _ in range(3))]
+        layers += [_conv(stride=2, bias=False), *(TeacherBlock(wide) for _ in range(3))]
     return nn.Sequential(*layers, _conv(outputs=CHANNELS))
 
 
@@ -302,5 +308,5 @@ def new_decoder() -> nn.Sequential:
     """The teacher's decoder, with random weights."""
     layers: list[nn.Module] = [_Bounded(), _conv(inputs=CHANNELS), nn.ReLU()]
     for wide in (True, False, False):
-        layers += [*(_Block(wide) for _ in range(3)), nn.Upsample(scale_factor=2), _conv(bias=False)]
-    return nn.Sequential(*layers, _Block(), _conv(outputs=3))
+        layers += [*(TeacherBlock(wide) for _ in range(3)), nn.Upsample(scale_factor=2), _conv(bias=False)]
+    return nn.Sequential(*layers, TeacherBlock(), _conv(outputs=3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +35,8 @@ from satcascade.training.codec.autoencoder import new_autoencoder
 from satcascade.training.codec.components import patch_components, set_decoder, set_encoder
 from satcascade.training.codec.critic import CRITIC_WARMUP, Critic, adversarial_gradient, critic_loss
 from satcascade.training.codec.crops import draw_crops, noised
+from satcascade.training.codec.features import FeatureTargets, feature_loss
+from satcascade.training.codec.fit import check_fit
 from satcascade.training.codec.losses import decoder_loss
 from satcascade.training.codec.phases import phase_optimizers
 from satcascade.training.codec.quality import evenly, measure_quality
@@ -93,11 +95,14 @@ class CodecTrainer:
         self._encoder_steps = settings.encoder.steps if targets is not None and encoder is None else 0
         torch.manual_seed(derived_seed(settings.seed, "weights"))
         self.vae = new_autoencoder(settings).to(device, memory_format=torch.channels_last)
-        self._check(encoder)
+        check_fit(settings, dataset.image_size, self.vae.factor, targets, given=encoder is not None)
         critic: Any = Critic()  # Any: the type of `to` lacks the memory format
         self._critic: Critic = critic.to(device, memory_format=torch.channels_last)
         if targets is not None:
             self._mean, self._std = self._statistics(self._taught_statistics())
+        self._features = None
+        if targets is not None and settings.decoder.teacher_features:
+            self._features = FeatureTargets(self.vae, targets.codec.teacher)
         self._optimizers = self._new_optimizers()
         self._critic_optimizer = torch.optim.AdamW(
             self._critic.parameters(), settings.decoder.critic_learning_rate, betas=(0.5, 0.99)
@@ -205,24 +210,6 @@ class CodecTrainer:
                 self._validate()
         self._saved = time.monotonic()
 
-    def _check(self, encoder: TinyAutoencoder | None) -> None:
-        settings, size, factor = self._settings, self._dataset.image_size, self.vae.factor
-        if settings.crop > size or settings.crop % max(factor, 8):
-            raise UsageError(
-                f"crops of {settings.crop} px are not possible with images of {size} px: set crop to at most "
-                f"that and a multiple of {max(factor, 8)}"
-            )
-        if self._targets is None:
-            return
-        if encoder is None and not settings.encoder.steps:
-            raise UsageError("a teacher is imitated in encoder.steps, which is 0: set it to 1 or more")
-        teacher = self._targets.codec
-        if (teacher.channels, teacher.factor) != (settings.model.latent_channels, factor):
-            raise UsageError(
-                f"the teacher has {teacher.channels} channels at 1/{teacher.factor} of the side, the "
-                f"settings {settings.model.latent_channels} at 1/{factor}: set model to match"
-            )
-
     def _imitate(self, rate: float) -> Tensor:
         """One step of the encoder towards the teacher's latents; loss and gradient norm, (2,)."""
         taught = self._taught()
@@ -235,8 +222,13 @@ class CodecTrainer:
         """One step of the decoder, and of its critic; loss of the decoder and gradient norm, (2,)."""
         settings, training = self._settings, self._settings.decoder
         real, latents, pictures = self._decoded_from()
-        latents = noised(latents, training, settings.seed, self.step)
-        decoded = self.vae.decode(latents * self._std + self._mean).sample
+        latents = noised(latents, training, settings.seed, self.step) * self._std + self._mean
+        features = self._features
+        missed: Tensor | None = None
+        with nullcontext([]) if features is None else features.recorded() as outputs:
+            decoded = self.vae.decode(latents).sample
+        if features is not None:
+            missed = training.teacher_features * feature_loss(outputs, features.of(latents))
         # The gradient at the pixels first, so that the critic's can be measured against it.
         leaf = decoded.detach().requires_grad_()
         loss = decoder_loss(leaf, real, pictures, training)
@@ -248,7 +240,11 @@ class CodecTrainer:
             weight = training.adversarial_weight * min(1.0, judged / CRITIC_WARMUP)
             gradient = gradient + weight * adversarial_gradient(self._critic, decoded, gradient)
         self._clear_gradients()
-        decoded.backward(gradient)
+        if missed is None:
+            decoded.backward(gradient)
+        else:
+            torch.autograd.backward([decoded, missed], [gradient, torch.ones_like(missed)])
+            loss = loss + missed
         loss_and_norm = self._update(self.vae.decoder, loss, rate)
         if adversarial:
             self._critic_optimizer.zero_grad(set_to_none=True)
