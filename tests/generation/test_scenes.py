@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+from forked import Forked
+from satcascade import cli
 from satcascade.config.stage_settings import StageSettings
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.generation.provenance import NOTICE
@@ -163,39 +161,24 @@ def test_a_damaged_state_is_named(pipeline, tmp_path):
 
 
 def test_a_killed_process_is_gone_on_from(tiny_model, tmp_path):
-    def command(out: Path) -> list[str]:
-        options = [
-            "--size",
-            "64x40",
-            "--base-steps",
-            "60",
-            "--sr-steps",
-            "2",
-            "--seed",
-            "3",
-            "--save-every",
-            "0",
-        ]
-        return [
-            *(sys.executable, "-m", "satcascade", "scene", "a pond", "--out", str(out)),
-            *("--model", str(tiny_model), "--device", "cpu", *options),
-        ]
+    def started(name: str) -> Forked:
+        options = {"out": tmp_path / name, "model": tiny_model, "device": "cpu", "size": "64x40", "seed": 3}
+        steps = {"base-steps": 60, "sr-steps": 2, "save-every": 0}
+        return Forked(
+            cli.main, ["scene", "a pond", *(f"--{key}={value}" for key, value in (options | steps).items())]
+        )
 
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    with subprocess.Popen(command(tmp_path / "cut"), env=environment, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 600
-        while not (tmp_path / "cut" / ".state.safetensors").exists() and time.monotonic() < deadline:
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    killed = started("cut")
+    while not (tmp_path / "cut" / ".state.safetensors").exists():
+        assert killed.poll() is None, killed.err
+        time.sleep(0.02)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
     assert not list((tmp_path / "cut").glob("*.png"))
-    outputs = [
-        subprocess.run(command(tmp_path / name), env=environment, check=True, capture_output=True, text=True)
-        for name in ("cut", "whole")
-    ]
-    assert "resumed at step" in outputs[0].stdout
-    assert "resumed" not in outputs[1].stdout
+    for name in ("cut", "whole"):
+        done = started(name)
+        assert done.wait() == 0, done.err
+        assert ("resumed at step" in done.out) == (name == "cut")
     cut, whole = ((tmp_path / name / "a-pond.png").read_bytes() for name in ("cut", "whole"))
     assert cut == whole
 
