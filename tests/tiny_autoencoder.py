@@ -54,6 +54,8 @@ TAUGHT = (
     "model.decoder_expansion=2",
     "decoder.adversarial_weight=0.5",
     "decoder.adversarial_after=1",
+    "decoder.critic_alone=2",
+    "decoder.critic_warmup=2",
 )
 
 

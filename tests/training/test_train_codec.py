@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ from satcascade.training.codec.components import patch_components, set_decoder, 
 from satcascade.training.codec.critic import Critic, adversarial_gradient, critic_loss
 from satcascade.training.codec.crops import Crops, draw_crops
 from satcascade.training.codec.features import FeatureTargets, feature_loss
-from satcascade.training.codec.losses import decoder_loss, reconstruction_loss
+from satcascade.training.codec.losses import decoder_loss, reconstruction_loss, texture_error
 from satcascade.training.codec.pictures import teacher_pictures
 from satcascade.training.codec.targets import TeacherTargets
 from satcascade.training.codec.teacher import TeacherCodec, load_teacher
@@ -274,24 +275,45 @@ def test_features_are_missed_by_a_share_of_their_variance():
     torch.testing.assert_close(feature_loss(means, targets), torch.tensor(1.0), rtol=0.01, atol=0)
 
 
+def test_texture_counts_by_its_ratio_and_not_by_its_place():
+    torch.manual_seed(0)
+    texture = torch.rand(2, 3, 64, 64) - 0.5
+    for amount in (1.0, 0.2):
+        real = amount * texture
+        assert texture_error(real, real) == 0
+        # Half as much is the logarithm of 2 short, whether it is strong or faint, and blur too.
+        assert 0.5 < texture_error(real / 2, real) < 0.7
+        blurred = torch.nn.functional.avg_pool2d(real, 5, 1, 2)
+        assert texture_error(blurred, real) > 0.6
+    # The same texture elsewhere is as good.
+    elsewhere = texture.roll((8, 8), (2, 3))
+    assert texture_error(elsewhere, texture) < 0.15
+    # Crops too small for a scale leave it out.
+    assert texture_error(texture[..., :16, :16] / 2, texture[..., :16, :16]) > 0.5
+
+
 def test_critic_tells_pictures_apart_and_pulls_at_them():
     torch.manual_seed(0)
-    critic = Critic()
-    optimizer = torch.optim.AdamW(critic.parameters(), 1e-2, betas=(0.5, 0.99))
-    real, made = torch.rand(4, 3, 32, 32), torch.zeros(4, 3, 32, 32)
+    critic = Critic(latent_channels=4)
+    optimizer = torch.optim.AdamW(critic.parameters(), 1e-3, betas=(0.5, 0.99))
+    # Pictures of one mean: only a faint texture tells them apart.
+    real, made = 0.1 * torch.randn(4, 3, 64, 64), torch.zeros(4, 3, 64, 64)
+    latents = torch.randn(4, 4, 8, 8)
     losses = []
-    for _ in range(20):
+    for _ in range(40):
         optimizer.zero_grad()
-        loss = critic_loss(critic, real, made)
+        loss = critic_loss(critic, real, made, latents)
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
-    assert losses[-1] < 0.7 * losses[0]
-    beside = torch.randn(4, 3, 32, 32)
-    before = critic.state_dict()
-    gradient = adversarial_gradient(critic, made, beside)
+        losses.append(float(loss.detach()))
+    assert losses[0] == pytest.approx(1, abs=0.1)
+    assert losses[-1] < 0.2
+    beside = torch.randn(4, 3, 64, 64)
+    before = copy.deepcopy(critic.state_dict())
+    gradient = adversarial_gradient(critic, made, latents, beside)
     torch.testing.assert_close(gradient.norm(), beside.norm())
-    assert critic.eval()(made - 0.1 * gradient).mean() > critic(made).mean()
+    scores, after = (critic(picture, latents) for picture in (made, made - 0.1 * gradient))
+    assert sum(map(torch.mean, after)) > sum(map(torch.mean, scores))
     assert all(torch.equal(value, before[name]) for name, value in critic.state_dict().items())
 
 

@@ -84,8 +84,10 @@ class DecoderTraining(Phase):
             :func:`satcascade.training.codec.losses.texture_error`.
         adversarial_weight: weight of the adversarial gradient beside that of the other errors, both taken at
             the decoded pixels and brought to the same norm, see :mod:`satcascade.training.codec.critic`.
-        adversarial_after: steps of the decoder before which there is none; then it rises to its weight in 500
-            steps.
+        adversarial_after: steps of the decoder before which there is no critic.
+        critic_alone: steps in which it then learns alone: one that has seen nothing points anywhere, and one
+            that is followed too early never learns.
+        critic_warmup: steps in which the adversarial gradient then rises to its weight.
         critic_learning_rate: learning rate of the critic that it comes from.
     """
 
@@ -100,7 +102,9 @@ class DecoderTraining(Phase):
     texture_weight: float = Field(0.0, ge=0.0)
     adversarial_weight: float = Field(0.0, ge=0.0)
     adversarial_after: int = Field(0, ge=0)
-    critic_learning_rate: PositiveFloat = 4e-4
+    critic_alone: int = Field(300, ge=0)
+    critic_warmup: PositiveInt = 300
+    critic_learning_rate: PositiveFloat = 5e-4
 
     @property
     def needs_teacher(self) -> bool:

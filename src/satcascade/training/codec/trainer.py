@@ -33,7 +33,7 @@ from satcascade.training.checkpoints import (
 )
 from satcascade.training.codec.autoencoder import new_autoencoder
 from satcascade.training.codec.components import patch_components, set_decoder, set_encoder
-from satcascade.training.codec.critic import CRITIC_WARMUP, Critic, adversarial_gradient, critic_loss
+from satcascade.training.codec.critic import Critic, adversarial_gradient, critic_loss
 from satcascade.training.codec.crops import draw_crops, noised
 from satcascade.training.codec.features import FeatureTargets, feature_loss
 from satcascade.training.codec.fit import check_fit
@@ -96,7 +96,7 @@ class CodecTrainer:
         torch.manual_seed(derived_seed(settings.seed, "weights"))
         self.vae = new_autoencoder(settings).to(device, memory_format=torch.channels_last)
         check_fit(settings, dataset.image_size, self.vae.factor, targets, given=encoder is not None)
-        critic: Any = Critic()  # Any: the type of `to` lacks the memory format
+        critic: Any = Critic(settings.model.latent_channels)  # Any: the type of `to` lacks the memory format
         self._critic: Critic = critic.to(device, memory_format=torch.channels_last)
         if targets is not None:
             self._mean, self._std = self._statistics(self._taught_statistics())
@@ -222,13 +222,14 @@ class CodecTrainer:
         """One step of the decoder, and of its critic; loss of the decoder and gradient norm, (2,)."""
         settings, training = self._settings, self._settings.decoder
         real, latents, pictures = self._decoded_from()
-        latents = noised(latents, training, settings.seed, self.step) * self._std + self._mean
+        latents = noised(latents, training, settings.seed, self.step)
+        raw = latents * self._std + self._mean
         features = self._features
         missed: Tensor | None = None
         with nullcontext([]) if features is None else features.recorded() as outputs:
-            decoded = self.vae.decode(latents).sample
+            decoded = self.vae.decode(raw).sample
         if features is not None:
-            missed = training.teacher_features * feature_loss(outputs, features.of(latents))
+            missed = training.teacher_features * feature_loss(outputs, features.of(raw))
         # The gradient at the pixels first, so that the critic's can be measured against it.
         leaf = decoded.detach().requires_grad_()
         loss = decoder_loss(leaf, real, pictures, training)
@@ -236,9 +237,10 @@ class CodecTrainer:
         judged = self.step - self._encoder_steps - training.adversarial_after
         adversarial = training.adversarial_weight and judged >= 0
         if adversarial:
-            # A critic that has seen nothing points anywhere.
-            weight = training.adversarial_weight * min(1.0, judged / CRITIC_WARMUP)
-            gradient = gradient + weight * adversarial_gradient(self._critic, decoded, gradient)
+            rise = min(1.0, max(0, judged - training.critic_alone) / training.critic_warmup)
+            if rise:
+                pull = adversarial_gradient(self._critic, decoded, latents, gradient)
+                gradient = gradient + rise * training.adversarial_weight * pull
         self._clear_gradients()
         if missed is None:
             decoded.backward(gradient)
@@ -248,7 +250,7 @@ class CodecTrainer:
         loss_and_norm = self._update(self.vae.decoder, loss, rate)
         if adversarial:
             self._critic_optimizer.zero_grad(set_to_none=True)
-            critic_loss(self._critic, real, decoded.detach()).backward()
+            critic_loss(self._critic, real, decoded.detach(), latents).backward()
             self._critic_optimizer.step()
         seen = (self.step + 1 - self._encoder_steps) * settings.batch_size
         self._average.update(self.vae.decoder, seen, settings.batch_size)
