@@ -52,6 +52,7 @@ TAUGHT = (
     # Blocks as wide as the teacher's.
     "model.decoder_block_out_channels=[64]",
     "model.decoder_expansion=2",
+    "model.decoder_grain=4",
     "decoder.adversarial_weight=0.5",
     "decoder.adversarial_after=1",
     "decoder.critic_alone=2",

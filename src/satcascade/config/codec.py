@@ -19,6 +19,7 @@ class Autoencoder(Section):
     encoder_reduction: PositiveInt = 1
     decoder_enlargement: PositiveInt = 1
     decoder_expansion: int = Field(0, ge=0)
+    decoder_grain: int = Field(0, ge=0)
     encoder_patch_size: PositiveInt
     decoder_patch_size: PositiveInt
     encoder_block_out_channels: tuple[PositiveInt, ...]

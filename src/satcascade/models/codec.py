@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from satcascade.errors import SatcascadeError, UsageError, one_line
+from satcascade.models.grain import Grain
 
 # What AutoencoderTiny writes into its configuration and this class neither uses nor takes.
 _UNUSED = (
@@ -78,6 +79,8 @@ class TinyAutoencoder(AutoencoderTiny):
         decoder_enlargement: decoded images are enlarged by this last, bicubically.
         decoder_expansion: blocks of the decoder's first level are :class:`WideBlock` of this expansion; 0 is
             none. There the positions are few, and each stands for many pixels.
+        decoder_grain: hidden channels of the :class:`satcascade.models.grain.Grain` of decoded images; 0 is
+            none.
         imitates: ``Codec.fingerprint`` of the codec whose latents the encoder was trained to give, if any.
             A stage trained on that codec's latents can be decoded with this one.
         act_fn, upsample_fn, upsampling_scaling_factor: as in ``AutoencoderTiny``.
@@ -101,6 +104,7 @@ class TinyAutoencoder(AutoencoderTiny):
         encoder_reduction: int = 1,
         decoder_enlargement: int = 1,
         decoder_expansion: int = 0,
+        decoder_grain: int = 0,
         imitates: str | None = None,
         act_fn: str = "relu",
         upsample_fn: str = "nearest",
@@ -132,6 +136,8 @@ class TinyAutoencoder(AutoencoderTiny):
         )
         if decoded != self.factor:
             raise ValueError(f"the encoder reduces by {self.factor}, the decoder enlarges by {decoded}")
+        # Of the decoder: trained, averaged and kept with it.
+        self.decoder.grain = Grain(latent_channels, decoder_grain, self.factor) if decoder_grain else None
 
     def register_to_config(self, **kwargs: Any) -> None:
         """Keep the settings that this class takes: diffusers warns of all others whenever it loads them."""
@@ -150,11 +156,18 @@ class TinyAutoencoder(AutoencoderTiny):
 
         They may leave [-1, 1] a little. ``generator`` is not used.
         """
-        patches = super().decode(x, return_dict=False)[0]
+        images = self.drawn(x)
+        if self.decoder.grain is not None:
+            images = images + self.decoder.grain(x)
+        return DecoderOutput(sample=images) if return_dict else (images,)
+
+    def drawn(self, latents: Tensor) -> Tensor:
+        """What :meth:`decode` gives, without the grain."""
+        patches = super().decode(latents, return_dict=False)[0]
         images = F.pixel_shuffle(patches, self.config.decoder_patch_size)
         if self.config.decoder_enlargement > 1:
             images = F.interpolate(images, scale_factor=self.config.decoder_enlargement, mode="bicubic")
-        return DecoderOutput(sample=images) if return_dict else (images,)
+        return images
 
     def forward(self, sample: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """Images, encoded and decoded."""

@@ -7,6 +7,9 @@ from satcascade.errors import UsageError
 from satcascade.training.codec.targets import TeacherTargets
 from satcascade.training.codec.teacher import FACTOR
 
+# Smallest crop whose texture is compared, see :func:`satcascade.training.codec.losses.texture_error`.
+_LEAST_TEXTURED = 24
+
 
 def check_fit(
     settings: CodecSettings, image_size: int, factor: int, targets: TeacherTargets | None, given: bool
@@ -28,6 +31,10 @@ def check_fit(
         raise UsageError(
             f"crops of {settings.crop} px are not possible with images of {image_size} px: set crop to at "
             f"most that and a multiple of {grid}"
+        )
+    if settings.crop < _LEAST_TEXTURED and (settings.decoder.texture_weight or settings.model.decoder_grain):
+        raise UsageError(
+            f"crops of {settings.crop} px show no texture: set crop to {_LEAST_TEXTURED} or more"
         )
     if targets is None:
         if settings.decoder.needs_teacher:

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from satcascade.config.codec import DecoderTraining
 
-# Texture is compared with pictures averaged down by these, over windows of this side, every half of it.
-_SCALES = (1, 2, 4)
+# Texture is compared with pictures averaged down by these (no decoder has the finest detail), over windows of
+# this side, every half of it.
+_SCALES = (2, 4, 8)
 _WINDOW = 8
 # Mean squared differences far below this are no texture: two levels of 255.
 _LEAST = 2e-4
@@ -54,13 +55,13 @@ def texture_error(decoded: Tensor, real: Tensor) -> Tensor:
     """Mean absolute error of the logarithm of how much neighbours differ, window by window.
 
     A decoder that minimises errors of pixels leaves out what it cannot know of a texture, and blurs it. This
-    error does not ask where the details are, only that there are as many: at full, half and quarter
-    resolution, across and down. Of the logarithm, since the faint texture of water or a meadow counts as
+    error does not ask where the details are, only that there are as many: at half, quarter and an eighth of
+    the resolution, across and down. Of the logarithm, since the faint texture of water or a meadow counts as
     much to the eye as that of a town.
 
     Args:
-        decoded: (B, 3, H, W) in [-1, 1] or a little beyond; H and W above 8. Scales that leave
-            less than that are left out.
+        decoded: (B, 3, H, W) in [-1, 1] or a little beyond; H and W at least 18. Scales that leave
+            8 or less of them are left out.
         real: the same shape.
     """
     errors = []
@@ -68,7 +69,7 @@ def texture_error(decoded: Tensor, real: Tensor) -> Tensor:
         pictures = [F.avg_pool2d(picture, scale) for picture in (decoded, real)]
         for dim in (-1, -2):
             amounts = [
-                (F.avg_pool2d(picture.diff(dim=dim).square(), _WINDOW, _WINDOW // 2).mean(1) + _LEAST).log()
+                (F.avg_pool2d(picture.diff(dim=dim).square(), _WINDOW, _WINDOW // 2) + _LEAST).log()
                 for picture in pictures
             ]
             errors.append((amounts[0] - amounts[1]).abs().mean() / 2)

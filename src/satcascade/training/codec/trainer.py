@@ -37,7 +37,7 @@ from satcascade.training.codec.critic import Critic, adversarial_gradient, criti
 from satcascade.training.codec.crops import draw_crops, noised
 from satcascade.training.codec.features import FeatureTargets, feature_loss
 from satcascade.training.codec.fit import check_fit
-from satcascade.training.codec.losses import decoder_loss
+from satcascade.training.codec.losses import decoder_loss, texture_error
 from satcascade.training.codec.phases import phase_optimizers
 from satcascade.training.codec.quality import evenly, measure_quality
 from satcascade.training.codec.targets import Taught, TeacherTargets
@@ -227,7 +227,7 @@ class CodecTrainer:
         features = self._features
         missed: Tensor | None = None
         with nullcontext([]) if features is None else features.recorded() as outputs:
-            decoded = self.vae.decode(raw).sample
+            decoded = self.vae.drawn(raw)
         if features is not None:
             missed = training.teacher_features * feature_loss(outputs, features.of(raw))
         # The gradient at the pixels first, so that the critic's can be measured against it.
@@ -242,11 +242,13 @@ class CodecTrainer:
                 pull = adversarial_gradient(self._critic, decoded, latents, gradient)
                 gradient = gradient + rise * training.adversarial_weight * pull
         self._clear_gradients()
-        if missed is None:
-            decoded.backward(gradient)
-        else:
-            torch.autograd.backward([decoded, missed], [gradient, torch.ones_like(missed)])
-            loss = loss + missed
+        # Beside the gradient at the pixels, losses that have their own way to the weights.
+        others = [] if missed is None else [missed]
+        if self.vae.decoder.grain is not None:
+            # It makes up for what is missing, and nothing is drawn otherwise for its sake.
+            others.append(texture_error(decoded.detach() + self.vae.decoder.grain(raw), real))
+        torch.autograd.backward([decoded, *others], [gradient, *map(torch.ones_like, others)])
+        loss = loss + sum(others)
         loss_and_norm = self._update(self.vae.decoder, loss, rate)
         if adversarial:
             self._critic_optimizer.zero_grad(set_to_none=True)
@@ -342,11 +344,13 @@ class CodecTrainer:
                 "the encoder given has another shape than the settings' model: set model to what it was "
                 "trained with"
             ) from error
-        own, theirs = self.vae.decoder.state_dict(), given.decoder.state_dict()
-        if {key: value.shape for key, value in own.items()} == {
-            key: value.shape for key, value in theirs.items()
-        }:
-            self.vae.decoder.load_state_dict(theirs)
+        own, theirs = (
+            {(key, value.shape) for key, value in vae.decoder.state_dict().items()}
+            for vae in (self.vae, given)
+        )
+        if theirs <= own:
+            # What only ours has, grain for instance, begins anew.
+            self.vae.decoder.load_state_dict(given.decoder.state_dict(), strict=False)
         self._freeze({name: list(given.config[name]) for name in _STATISTICS})
 
     def _load(self, checkpoint: Checkpoint) -> None:
