@@ -55,6 +55,15 @@ def test_what_it_follows_by_fits_into_half_precision():
     assert not {"directions", "phases"} & set(made.state_dict())
 
 
+@torch.no_grad()
+def test_autocast_leaves_the_noise_as_it_is():
+    made, latents = grain(), torch.randn(2, 4, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(made._noise(latents), grain()._noise(latents))
+        half = made(latents)
+    torch.testing.assert_close(half.float(), made(latents), atol=0.02, rtol=0.05)
+
+
 def test_a_factor_without_blocks_is_refused():
     with pytest.raises(ValueError, match="grain needs a factor divisible by 8, not 4"):
         Grain(4, 8, 4)

@@ -72,7 +72,8 @@ class Grain(nn.Module):
 
     def _noise(self, latents: Tensor) -> Tensor:
         """(B, 2, 8 h, 8 w) of mean 0 and variance 1, in float32: half precision loses the turns."""
-        angles = F.conv2d(latents.float(), self.directions.float(), self.phases.float())
+        with torch.autocast(latents.device.type, enabled=False):
+            angles = F.conv2d(latents.float(), self.directions.float(), self.phases.float())
         return F.pixel_shuffle(2**0.5 * angles.sin(), _BLOCK).to(latents.dtype)
 
     def _deviations(self, latents: Tensor) -> Tensor:
