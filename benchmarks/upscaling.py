@@ -1,7 +1,7 @@
 """Real tiles, reduced to half and enlarged again: by the super-resolution stage, and bicubically.
 
-    python benchmarks/upscaling.py prepared/rsicd [--model builtin] [--split val] [--every 4] [--against rest]
-        [--levels 3,6] [--captions] [--steps N]
+    python benchmarks/upscaling.py prepared/rsicd --model models/mine [--split val] [--every 4]
+        [--against rest] [--levels 3,6] [--captions] [--steps N]
 
 Every so many images of a split are averaged down to half their side and enlarged again. PSNR is the mean over
 them, to the images themselves; the Frechet distance on EfficientNet-Lite0 features is that to the real images
@@ -82,7 +82,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path, help="prepared set of twice the side of the model's base images")
-    parser.add_argument("--model", default="builtin")
+    parser.add_argument("--model", required=True, help="one with a super-resolution stage")
     parser.add_argument("--split", default="val")
     parser.add_argument("--every", type=int, default=4)
     parser.add_argument("--against", default="rest", help="rest, or a split")

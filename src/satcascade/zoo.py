@@ -74,5 +74,5 @@ def _rsdiff(**hub: Any) -> Path:
     return released.released_model(released.RSDIFF, **hub)
 
 
-register_model(NamedModel(("builtin", "compact"), "compact", _builtin))
+register_model(NamedModel(("builtin", "latent"), "latent", _builtin))
 register_model(NamedModel(("rsdiff",), "rsdiff", _rsdiff))

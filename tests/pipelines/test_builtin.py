@@ -25,11 +25,11 @@ def pipeline() -> CascadePipeline:
 
 def test_package_stays_small_and_carries_a_model_card():
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 60e6
+    assert sum(path.stat().st_size for path in files) < 48e6
     assert "RSICD" in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
-def test_whole_cascade_makes_a_picture(pipeline):
+def test_model_makes_a_picture(pipeline):
     image = pipeline("many buildings and some green trees are near a river .", seeds=[0]).images[0]
     assert image.size == (256, 256)
     assert np.asarray(image).std() > 10
@@ -38,14 +38,14 @@ def test_whole_cascade_makes_a_picture(pipeline):
 def test_pictures_follow_the_caption(pipeline):
     captions = ["a piece of yellow desert with sand dunes", "a piece of dense green forest with many trees"]
     prompts = [caption for caption in captions for _ in range(4)]
-    images = pipeline(prompts, seeds=list(range(8)), stop_at="base", output_type="np").images
+    images = pipeline(prompts, seeds=list(range(8)), output_type="np").images
     desert, forest = images[:4].mean(axis=(1, 2)), images[4:].mean(axis=(1, 2))
     assert desert.mean(axis=1).min() > forest.mean(axis=1).max()
     assert (desert[:, 0] > desert[:, 2] + 0.1).all()
     assert (forest[:, 1] > forest[:, 0]).mean() >= 0.75
 
 
-# A base image of eight steps, averaged down to 8 x 8 pixels. Made by the code below, on a CPU with AVX2.
+# A picture of eight steps, averaged down to 8 x 8 pixels. Made by the code below, on a CPU with AVX2.
 RECORDED = Path(__file__).parents[1] / "data" / "builtin_picture.json"
 
 
@@ -53,11 +53,10 @@ def small_picture(pipeline: CascadePipeline) -> torch.Tensor:
     made = pipeline(
         "many green trees are near a river .",
         seeds=[0],
-        stop_at="base",
         num_inference_steps=8,
         output_type="pt",
     )
-    return torch.nn.functional.avg_pool2d(made.images, 16)[0].double()
+    return torch.nn.functional.avg_pool2d(made.images, 32)[0].double()
 
 
 def test_a_picture_is_the_recorded_one(pipeline):

@@ -626,11 +626,11 @@ def test_builtin_weights_come_from_the_package(tiny_model, monkeypatch, pipeline
     with pytest.raises(SatcascadeError, match="no built-in weights"):
         load_pipeline("builtin", device="cpu")
     monkeypatch.setattr(zoo, "BUILTIN", tiny_model)
-    for name in ("builtin", "compact"):
+    for name in ("builtin", "latent"):
         loaded = load_pipeline(name, device="cpu")
         loaded.set_progress_bar_config(disable=True)
         assert torch.equal(images(loaded), images(pipeline))
-        assert loaded.name == "compact"
+        assert loaded.name == "latent"
 
 
 def test_a_full_disk_leaves_no_half_model(small_disk, pipeline):

@@ -168,6 +168,9 @@ def test_a_run_of_latents_becomes_a_pipeline_of_one_stage(
         assemble(tmp_path / "run", None, tmp_path / "x", vae=LatentCodec.load(Path(other)).vae)
 
 
-def test_the_package_has_no_autoencoder_yet(data: PreparedDataset, preset: str, tmp_path: Path) -> None:
+def test_an_installation_without_its_autoencoder_is_told(
+    data: PreparedDataset, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("satcascade.training.run.BUILTIN", tmp_path)
     with pytest.raises(UsageError, match="no built-in autoencoder: train one with 'satcascade train codec'"):
         run(preset, data, tmp_path / "run", "codec=builtin")
