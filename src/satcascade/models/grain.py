@@ -42,13 +42,11 @@ class Grain(nn.Module):
         if factor % _BLOCK:
             raise ValueError(f"grain needs a factor divisible by {_BLOCK}, not {factor}")
         self._enlargement = factor // _BLOCK
-        self.strength = nn.Sequential(
-            nn.Conv2d(latent_channels, hidden, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(hidden, _KINDS, 3, padding=1),
-        )
-        # Of the logarithm: next to nothing before training.
-        nn.init.constant_(self.strength[2].bias, -4.0)
+        strength = nn.Conv2d(hidden, _KINDS, 3, padding=1)
+        if strength.bias is not None:
+            # Of the logarithm: next to nothing before training.
+            nn.init.constant_(strength.bias, -4.0)
+        self.strength = nn.Sequential(nn.Conv2d(latent_channels, hidden, 3, padding=1), nn.ReLU(), strength)
         self.tint = nn.Parameter(torch.ones(_KINDS, 3))
         generator = torch.Generator().manual_seed(_SEED)
         count = _KINDS * _BLOCK**2

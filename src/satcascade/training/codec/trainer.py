@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -224,12 +224,14 @@ class CodecTrainer:
         real, latents, pictures = self._decoded_from()
         latents = noised(latents, training, settings.seed, self.step)
         raw = latents * self._std + self._mean
-        features = self._features
-        missed: Tensor | None = None
-        with nullcontext([]) if features is None else features.recorded() as outputs:
+        # Losses that have their own way to the weights, beside the gradient at the pixels.
+        others: list[Tensor] = []
+        if self._features is None:
             decoded = self.vae.drawn(raw)
-        if features is not None:
-            missed = training.teacher_features * feature_loss(outputs, features.of(raw))
+        else:
+            with self._features.recorded() as outputs:
+                decoded = self.vae.drawn(raw)
+            others.append(training.teacher_features * feature_loss(outputs, self._features.of(raw)))
         # The gradient at the pixels first, so that the critic's can be measured against it.
         leaf = decoded.detach().requires_grad_()
         loss = decoder_loss(leaf, real, pictures, training)
@@ -242,8 +244,6 @@ class CodecTrainer:
                 pull = adversarial_gradient(self._critic, decoded, latents, gradient)
                 gradient = gradient + rise * training.adversarial_weight * pull
         self._clear_gradients()
-        # Beside the gradient at the pixels, losses that have their own way to the weights.
-        others = [] if missed is None else [missed]
         if self.vae.decoder.grain is not None:
             # It makes up for what is missing, and nothing is drawn otherwise for its sake.
             others.append(texture_error(decoded.detach() + self.vae.decoder.grain(raw), real))
