@@ -343,10 +343,14 @@ def test_a_scene_can_be_cancelled(visit: Visit) -> None:
     visit.page.get_by_role("tab", name="Scene").click()
     visit.page.locator("#scene-more").get_by_role("button").first.click()
     visit.number("#scene-base-steps", 100)
-    visit.scene("a pond", 128, 128)
-    expect(visit.status("scene")).to_contain_text("window")
-    visit.page.locator("#scene-cancel").click()
-    expect(visit.status("scene")).to_have_text("Cancelled")
+    cancelled = False
+    while not cancelled:
+        visit.scene("a pond", 128, 128)
+        expect(visit.status("scene")).to_contain_text("window")
+        visit.page.locator("#scene-cancel").click()
+        expect(visit.status("scene")).to_have_text(re.compile("Cancelled|Scene drawn"))
+        # On a busy machine the last window may have been drawn by then: again.
+        cancelled = "Cancelled" in visit.status("scene").inner_text()
     expect(visit.button("Make the scene")).to_be_enabled()
 
 
