@@ -34,6 +34,7 @@ from satcascade.evaluation.networks.features import load_features, real_features
 from satcascade.io.progress import ProgressDisplay
 from satcascade.io.tables import markdown_table
 from satcascade.models.codec import LatentCodec
+from satcascade.models.levels import to_levels
 from satcascade.training.codec.teacher import CHANNELS, TeacherCodec, load_teacher
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -94,8 +95,7 @@ class Reconstructed(Sequence[Image.Image]):
         made = self._coder.decode(self._coder.encode(image)).clamp(-1, 1)
         error = float((made - image).square().mean())
         self._coder.ratios.append(10 * math.log10(4 / max(error, 1e-10)))
-        levels = ((made[0] + 1) * 127.5).round().byte().permute(1, 2, 0)
-        return Image.fromarray(levels.contiguous().numpy())
+        return Image.fromarray(to_levels(made[0]).permute(1, 2, 0).contiguous().numpy())
 
 
 def one_image(dataset: PreparedDataset, row: int) -> Tensor:

@@ -386,6 +386,7 @@ def test_settings_and_teachers_that_do_not_fit(prepared_synthetic, preset, teach
     refused("decoder.step: unknown key", "decoder.step=1")
     refused("noise_low .* is above noise_high", "decoder.noise_low=1")
     refused("these settings learn from a teacher", *TAUGHT)
+    refused("crops of 16 px show no texture: set crop to 18 px or more", "crop=16")
     refused("needs blocks of 64 channels", *TAUGHT, "model.decoder_block_out_channels=[32]", teacher=teacher)
     refused("encoder.steps, which is 0", *TAUGHT, "encoder.steps=0", teacher=teacher)
     refused(

@@ -7,7 +7,7 @@ built alike says it for each block, and a decoder follows it some ten times soon
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
@@ -36,24 +36,23 @@ class FeatureTargets:
     """
 
     def __init__(self, vae: TinyAutoencoder, teacher: Teacher):
+        own = _levels(vae.decoder.layers, AutoencoderTinyBlock)
         theirs = _levels(teacher.decoder_layers, TeacherBlock)
-        levels = zip(_levels(vae.decoder.layers, AutoencoderTinyBlock), theirs, strict=False)
-        pairs = [pair for own, theirs in levels for pair in zip(own, theirs, strict=False)]
+        levels = zip(own, theirs, strict=False)
+        pairs = [pair for level in levels for pair in zip(*level, strict=False)]
         if not pairs or set(vae.config.decoder_block_out_channels) != {WIDTH}:
             raise UsageError(
                 f"decoder.teacher_features needs blocks of {WIDTH} channels in the decoder: set "
                 "model.decoder_block_out_channels and model.num_decoder_blocks"
             )
-        self._own, self._theirs = [own for own, _ in pairs], [theirs for _, theirs in pairs]
+        self._own, self._theirs = zip(*pairs, strict=True)
         # What comes after the last of its blocks here has nothing to say.
         last = list(teacher.decoder_layers).index(self._theirs[-1])
         self._layers = teacher.decoder_layers[: last + 1]
 
-    @contextmanager
-    def recorded(self) -> Iterator[list[Tensor]]:
+    def recorded(self) -> AbstractContextManager[list[Tensor]]:
         """A list to which the decoder's blocks add what they give, (B, C, H, W), inside the context."""
-        with _recorded(self._own) as outputs:
-            yield outputs
+        return _recorded(self._own)
 
     @torch.no_grad()
     def of(self, latents: Tensor) -> list[Tensor]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from satcascade.config.codec import CodecSettings
 from satcascade.errors import UsageError
+from satcascade.training.codec.losses import LEAST_TEXTURED
 from satcascade.training.codec.targets import TeacherTargets
 from satcascade.training.codec.teacher import FACTOR
-
-# Smallest crop whose texture is compared, see :func:`satcascade.training.codec.losses.texture_error`.
-_LEAST_TEXTURED = 24
 
 
 def check_fit(
@@ -32,9 +30,9 @@ def check_fit(
             f"crops of {settings.crop} px are not possible with images of {image_size} px: set crop to at "
             f"most that and a multiple of {grid}"
         )
-    if settings.crop < _LEAST_TEXTURED and (settings.decoder.texture_weight or settings.model.decoder_grain):
+    if settings.crop < LEAST_TEXTURED and (settings.decoder.texture_weight or settings.model.decoder_grain):
         raise UsageError(
-            f"crops of {settings.crop} px show no texture: set crop to {_LEAST_TEXTURED} or more"
+            f"crops of {settings.crop} px show no texture: set crop to {LEAST_TEXTURED} px or more"
         )
     if targets is None:
         if settings.decoder.needs_teacher:

@@ -12,6 +12,8 @@ from satcascade.config.codec import DecoderTraining
 # this side, every half of it.
 _SCALES = (2, 4, 8)
 _WINDOW = 8
+# Smallest side of which the first scale leaves a window of differences.
+LEAST_TEXTURED = _SCALES[0] * (_WINDOW + 1)
 # Mean squared differences far below this are no texture: two levels of 255.
 _LEAST = 2e-4
 
@@ -60,12 +62,14 @@ def texture_error(decoded: Tensor, real: Tensor) -> Tensor:
     much to the eye as that of a town.
 
     Args:
-        decoded: (B, 3, H, W) in [-1, 1] or a little beyond; H and W at least 18. Scales that leave
-            8 or less of them are left out.
+        decoded: (B, 3, H, W) in [-1, 1] or a little beyond; H and W at least
+            :data:`LEAST_TEXTURED`. Scales that leave no window of differences are left out.
         real: the same shape.
     """
     errors = []
-    for scale in (scale for scale in _SCALES if min(decoded.shape[-2:]) // scale > _WINDOW):
+    for scale in _SCALES:
+        if min(decoded.shape[-2:]) < scale * (_WINDOW + 1):
+            break
         pictures = [F.avg_pool2d(picture, scale) for picture in (decoded, real)]
         for dim in (-1, -2):
             amounts = [
