@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from satcascade.models.denoiser import TextCondition
 from satcascade.models.layers import cpu
+from satcascade.models.layers.winograd import convolve
 
 _FREQUENCIES = 64
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class TextHead(nn.Module):
@@ -84,9 +89,9 @@ class ResNetBlock(nn.Module):
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
         """(B, C, H, W) with a condition (B, cond_dim), the same shape."""
         scale, shift = self.modulate(cond)[:, :, None, None].chunk(2, dim=1)
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = convolve(self.conv1, F.silu(self.norm1(x)))
         h = torch.addcmul(shift, self.norm2(h), 1 + scale)
-        return x + self.conv2(self.dropout(F.silu(h)))
+        return x + convolve(self.conv2, self.dropout(F.silu(h)))
 
 
 class Attention(nn.Module):
@@ -126,7 +131,7 @@ class Attention(nn.Module):
         return tokens.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
 
 
-def zeroed(module: nn.Module) -> nn.Module:
+def zeroed(module: _Module) -> _Module:
     """Zero a layer's parameters, so that its residual branch starts as nothing."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
