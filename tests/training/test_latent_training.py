@@ -6,6 +6,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,7 +19,9 @@ from satcascade.models.codec import LatentCodec
 from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.training.assemble import assemble
 from satcascade.training.batches import BatchSource
+from satcascade.training.codec.teacher import TeacherCodec, load_teacher
 from satcascade.training.device_data import DeviceData
+from tiny_autoencoder import random_teacher
 from tiny_codec import saved_codec, tiny_codec
 from tiny_training import assert_same, in_a_process, run
 
@@ -99,6 +102,19 @@ def test_a_killed_run_resumes_exactly(data: PreparedDataset, preset: str, tmp_pa
 def test_validation_is_measured_on_latents(data: PreparedDataset, preset: str, tmp_path: Path) -> None:
     run(preset, data, tmp_path / "run", "training.validate_every=12", "training.validation_images=4")
     assert (tmp_path / "run/validation.jsonl").read_text().count("\n") == 1
+
+
+def test_a_stage_on_a_teachers_latents_draws_as_it_trains(
+    prepared_synthetic: PreparedDataset, preset: str, tmp_path: Path
+) -> None:
+    """By the teacher's own decoder: there may be no autoencoder yet."""
+    teacher = load_teacher(random_teacher(tmp_path / "teacher"))
+    TeacherCodec.kept(tmp_path, teacher, 2, prepared_synthetic, np.arange(4))
+    codec = ["codec=" + str(tmp_path / "teacher.json"), "model.in_channels=32", "model.sample_size=4"]
+    short = ["training.latents=computed", "training.steps=2", "training.decay_steps=0"]
+    run(preset, prepared_synthetic, tmp_path / "run", *codec, *short, "training.sample_every=2")
+    (grid,) = (tmp_path / "run/samples").iterdir()
+    assert Image.open(grid).size == (64 * len(prepared_synthetic.indices("val")), 64)
 
 
 def test_a_set_without_latents_is_refused(

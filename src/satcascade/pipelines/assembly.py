@@ -42,9 +42,9 @@ def build_pipeline(
         options["low_res_log_snr"] = sampling.low_res_log_snr
     return CascadePipeline(
         unet=unet,
-        scheduler=_scheduler(sampling.base, unet),
+        scheduler=preset_scheduler(sampling.base, unet),
         sr_unet=sr_unet,
-        sr_scheduler=None if sr_unet is None or sr is None else _scheduler(sr, sr_unet),
+        sr_scheduler=None if sr_unet is None or sr is None else preset_scheduler(sr, sr_unet),
         text_encoder=settings.text_encoder,
         text_encoder_fingerprint=encoder_fingerprint,
         projected_guidance=sampling.projected_guidance,
@@ -56,7 +56,8 @@ def build_pipeline(
     )
 
 
-def _scheduler(sampling: StageSampling, unet: Any) -> Any:
+def preset_scheduler(sampling: StageSampling, unet: Any) -> Any:
+    """The scheduler that a preset names for a stage, for the predictions of ``unet``."""
     schedule = sampling.schedule
     return make_scheduler(
         sampling.scheduler,

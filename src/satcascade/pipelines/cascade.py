@@ -30,7 +30,7 @@ from satcascade.pipelines.scenes import ScenePipeline
 from satcascade.sampling.edit import StageEdit, count_calls
 from satcascade.sampling.generators import image_generators
 from satcascade.sampling.loop import OnStep, sample_stage
-from satcascade.sampling.stage import Sampler, SamplingStage, prepare_stage
+from satcascade.sampling.stage import LOW_RES_LOG_SNR, Sampler, SamplingStage, prepare_stage
 
 
 class CascadePipeline(ScenePipeline):
@@ -90,7 +90,7 @@ class CascadePipeline(ScenePipeline):
         sr_steps: int = 12,
         base_guidance: float = 3.0,
         sr_guidance: float = 1.0,
-        low_res_log_snr: float = 3.0,
+        low_res_log_snr: float = LOW_RES_LOG_SNR,
         projected_guidance: bool = False,
         guidance_interval: tuple[float, float] | list[float] | None = None,
         clip_x0: bool | str = True,

@@ -19,6 +19,8 @@ from satcascade.models.codec import Codec
 from satcascade.models.denoiser import Denoiser
 
 Clipping = bool | Literal["dynamic"]
+# To which a low-resolution image is noised, if nothing else is said.
+LOW_RES_LOG_SNR = 3.0
 
 
 class Sampler(NamedTuple):

@@ -7,16 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from satcascade.config.preset import Preset, StageName
 from satcascade.data.prepared import PreparedDataset
 from satcascade.data.views import to_float
 from satcascade.errors import UsageError
-from satcascade.models.codec import PIXELS, Codec, LatentCodec
+from satcascade.hardware.precision import autocast
+from satcascade.models.codec import PIXELS, Codec
+from satcascade.models.denoiser import Denoiser
 from satcascade.models.text import TextEmbeddings
-from satcascade.pipelines.assembly import build_pipeline
+from satcascade.pipelines.assembly import preset_scheduler
+from satcascade.sampling.generators import image_generators
+from satcascade.sampling.loop import sample_stage
+from satcascade.sampling.stage import LOW_RES_LOG_SNR, Sampler, prepare_stage
 
 _IMAGES = 8
 
@@ -48,7 +53,7 @@ class SampleGrid:
         config = settings.stage(stage).model
         self.real = to_float(torch.from_numpy(dataset.images[rows]), config.sample_size * codec.factor)
 
-    def __call__(self, model: nn.Module, dtype: torch.dtype) -> npt.NDArray[np.uint8]:
+    def __call__(self, model: Denoiser, dtype: torch.dtype) -> npt.NDArray[np.uint8]:
         """Sample with the weights that ``model`` has now, computing in ``dtype``; uint8 (H, W, 3)."""
         seeds = range(len(self.text))
         made = draw(self.settings, self.stage, model, dtype, self.text, self.real, seeds, self.codec)
@@ -64,7 +69,7 @@ class SampleGrid:
 def draw(
     settings: Preset,
     stage: StageName,
-    model: nn.Module,
+    model: Denoiser,
     dtype: torch.dtype,
     text: TextEmbeddings,
     real: Tensor,
@@ -86,21 +91,30 @@ def draw(
     Returns:
         (B, 3, S, S) in [0, 1], on the CPU.
     """
-    was_training = model.training
-    vae = codec.vae if isinstance(codec, LatentCodec) else None
-    pipeline = build_pipeline(settings, model, model if stage == "sr" else None, vae=vae)
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.precision = "bfloat16" if dtype is torch.bfloat16 else "float32"
-    made, _ = pipeline(
-        prompt_embeds=text,
-        seeds=seeds,
-        base_images=F.avg_pool2d((real + 1) / 2, 2) if stage == "sr" else None,
-        output_type="pt",
-        return_dict=False,
+    sampling, own = settings.sampling, settings.sampling.sr if stage == "sr" else settings.sampling.base
+    assert own is not None
+    device = next(model.parameters()).device
+    ready = prepare_stage(
+        stage,
+        model,
+        codec,
+        Sampler(preset_scheduler(own, model), own.steps, own.guidance),
+        guidance_interval=sampling.guidance_interval,
+        projected_guidance=sampling.projected_guidance,
+        clip_x0=sampling.clip_x0,
+        low_res_log_snr=LOW_RES_LOG_SNR if sampling.low_res_log_snr is None else sampling.low_res_log_snr,
+        device=device,
     )
-    # A pipeline freezes its networks; this one is still being trained.
-    model.requires_grad_(True).train(was_training)
-    return made.cpu()
+    small = F.avg_pool2d(real.to(device), 2) if stage == "sr" else None
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        generators = image_generators(len(text), seeds=seeds)
+        diffused = sample_stage(ready, text.to(device), generators, small, dtype, lambda _, x: x)
+        with autocast(dtype, device):
+            made = codec.decode(diffused).float()
+    model.train(was_training)
+    return ((made + 1) / 2).cpu()
 
 
 def spread(rows: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from torch import nn
 
 from satcascade.config.preset import Preset, Stage, StageName
 from satcascade.data.latents import StoredLatents
@@ -324,7 +323,7 @@ class SampleQuality:
             train = LabelledFeatures(features, self._labels(self._dataset.indices("train")))
             self._probe = LinearProbe(train, len(self._classes))
 
-    def __call__(self, model: nn.Module, dtype: torch.dtype) -> dict[str, float]:
+    def __call__(self, model: Denoiser, dtype: torch.dtype) -> dict[str, float]:
         """Draw with the weights that ``model`` has now, computing in ``dtype``, and measure.
 
         Nothing is measured where :meth:`open` has not been called.
