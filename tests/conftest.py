@@ -129,7 +129,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # A first example may pay for torch's lazy initialisation; timings are no matter of tests here.
-settings.register_profile("satcascade", deadline=None, derandomize=True)
+settings.register_profile("satcascade", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("satcascade")
 
 

@@ -12,11 +12,13 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from satcascade import cli
 
 _IMPORTED = (
     "torch.utils.tensorboard",
@@ -103,6 +105,23 @@ def two_of(function: Callable[..., object], *arguments: Any) -> list[Forked]:
     for process in processes:
         assert process.wait() == 0, process.err
     return processes
+
+
+def launch(processes: int, arguments: Sequence[str]) -> int:
+    """What :func:`satcascade.cli.launch.launch` does, in processes that have imported everything already."""
+    started = [
+        Forked(
+            cli.main,
+            list(arguments),
+            environment={"WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(processes)
+    ]
+    status = max(process.wait() for process in started)
+    for process in started:
+        print(process.out, end="")
+        print(process.err, end="", file=sys.stderr)
+    return status
 
 
 def _call(

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from forked import Forked
+from forked import launch as launch_forked
 from satcascade import cli
 from satcascade.cli.launch import launch
 
@@ -357,14 +358,15 @@ def test_two_processes_at_once_make_the_single_run(run, long_run, tmp_path):
     assert (out / "manifest.jsonl").read_bytes() == (uninterrupted / "manifest.jsonl").read_bytes()
 
 
-def test_processes_of_one_command_make_the_single_run(run, long_run, tmp_path):
+def test_processes_of_one_command_make_the_single_run(run, long_run, tmp_path, monkeypatch):
+    """In processes as torchrun starts them."""
+    monkeypatch.setattr("satcascade.cli.sharing.launch", launch_forked)
     arguments, uninterrupted = long_run
     out = tmp_path / "out"
     arguments = [argument for argument in arguments if argument != "--quiet"]
-    process = start(*arguments, "--out", out, "--processes", "2")
-    said, error = process.communicate()
-    assert process.returncode == 0, error
-    assert re.fullmatch(rf"24 images in {re.escape(str(out))} \(.* s, 2 processes\)\n", said)
+    ended = run(*arguments, "--out", out, "--processes", "2")
+    assert ended.status == 0, ended.err
+    assert re.fullmatch(rf"24 images in {re.escape(str(out))} \(.* s, 2 processes\)\n", ended.out)
     assert sorted(files(out)) == sorted(files(uninterrupted))
     assert (out / "manifest.jsonl").read_bytes() == (uninterrupted / "manifest.jsonl").read_bytes()
 
@@ -435,7 +437,7 @@ def test_processes_of_one_command_end_with_it(long_run, tmp_path):
 
 
 def test_torchrun_shares_the_images_out_too(long_run, tmp_path):
-    """In processes as torchrun starts them; torchrun itself starts those of ``--processes``."""
+    """Without ``--processes``: torchrun is the user's own."""
     arguments, uninterrupted = long_run
     out = tmp_path / "out"
     arguments = [argument for argument in arguments if argument != "--quiet"]

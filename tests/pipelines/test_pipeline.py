@@ -252,13 +252,23 @@ def test_rsdiff_networks_are_sampled_by_every_scheduler(tiny_text_encoder):
     for name in SOLVERS:
         pipeline.scheduler = swap_scheduler(pipeline.scheduler, name)
         pipeline.sr_scheduler = swap_scheduler(pipeline.sr_scheduler, name)
-        steps = {"num_inference_steps": 10, "sr_num_inference_steps": 10}
+        steps = {"num_inference_steps": 6, "sr_num_inference_steps": 6}
         made[name] = images(pipeline, "a pond", [1], guidance_scale=3.0, **steps)
         assert made[name].isfinite().all()
         assert made[name].std() > 0.05
     # Euler's method in sigma is DDIM (Song et al. 2021, section 4.3).
     torch.testing.assert_close(made["euler"], made["ddim"], atol=0.01, rtol=0)
     assert (made["rsdiff"] - made["ddim"]).abs().max() > 0.1
+
+
+def test_a_model_does_not_tell_where_its_networks_lay(tiny_model, tmp_path):
+    load_pipeline(tiny_model, device="cpu").save_pretrained(tmp_path / "again")
+    load_pipeline(tmp_path / "again", device="cpu").save_pretrained(tmp_path / "again")
+    configurations = list((tmp_path / "again").glob("*/config.json"))
+    assert len(configurations) == 2
+    for path in configurations:
+        assert "_name_or_path" not in path.read_text()
+        assert json.loads(path.read_text())["_class_name"] == "CompactUNet"
 
 
 def test_rsdiff_pipeline_survives_saving_and_its_images_do_not_depend_on_their_batch(

@@ -169,7 +169,8 @@ def test_a_cascade_learns_to_draw_what_captions_say(
 
 
 @pytest.mark.parametrize(
-    ("architecture", "prediction_type"), [("compact", "sample"), ("rsdiff", "v_prediction")]
+    ("architecture", "prediction_type"),
+    [("compact", "sample"), pytest.param("rsdiff", "v_prediction", marks=pytest.mark.slow)],
 )
 def test_a_base_network_learns_the_colours_of_scenes_in_seconds(
     architecture: str, prediction_type: str, few_shapes: PreparedDataset, tmp_path: Path

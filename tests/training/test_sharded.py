@@ -38,7 +38,7 @@ ARCHITECTURES = {
 }
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["compact", pytest.param("rsdiff", marks=pytest.mark.slow)])
 def test_sharded_run_is_that_of_one_process(architecture, tiny_preset, prepared_synthetic, tmp_path):
     settings = (*SETTINGS, *ARCHITECTURES[architecture])
     whole = run(tiny_preset, prepared_synthetic, tmp_path / "whole", *settings)

@@ -13,6 +13,7 @@ from diffusers.utils import is_accelerate_available
 from satcascade.errors import SatcascadeError, UsageError, one_line
 from satcascade.io.files import atomic_folder
 from satcascade.io.hashing import sha256_of_files, weights_hash
+from satcascade.io.json import read_json, write_json
 from satcascade.pipelines.folder import check_fit, check_weights, model_folder, weight_files
 
 if TYPE_CHECKING:
@@ -97,12 +98,14 @@ class StoredPipeline(DiffusionPipeline):
         target = Path(save_directory)
         if target.is_dir() and any(target.iterdir()):
             super().save_pretrained(str(target), **kwargs)
+            _forget_where_from(target)
             return
         # The hub's name for a pushed folder is that of the target.
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", target.name)
         with atomic_folder(target) as aside:
             super().save_pretrained(str(aside), **kwargs)
+            _forget_where_from(aside)
 
     @property
     def folder(self) -> Path | None:
@@ -133,3 +136,11 @@ class StoredPipeline(DiffusionPipeline):
     def _networks(self) -> list[Any]:
         networks = (getattr(self, name) for name in self._network_names)
         return [network for network in networks if network is not None]
+
+
+def _forget_where_from(folder: Path) -> None:
+    """Take out of networks' configurations where they were loaded from: a path of somebody's disk."""
+    for path in folder.glob("*/config.json"):
+        config = read_json(path, "save it again")
+        if config.pop("_name_or_path", None) is not None:
+            write_json(path, config, indent=2, sort_keys=True)
