@@ -261,14 +261,14 @@ def test_rsdiff_networks_are_sampled_by_every_scheduler(tiny_text_encoder):
     assert (made["rsdiff"] - made["ddim"]).abs().max() > 0.1
 
 
-def test_a_model_does_not_tell_where_its_networks_lay(tiny_model, tmp_path):
+def test_a_model_does_not_tell_where_it_lay(tiny_model, tmp_path):
     load_pipeline(tiny_model, device="cpu").save_pretrained(tmp_path / "again")
     load_pipeline(tmp_path / "again", device="cpu").save_pretrained(tmp_path / "again")
-    configurations = list((tmp_path / "again").glob("*/config.json"))
-    assert len(configurations) == 2
-    for path in configurations:
+    descriptions = list((tmp_path / "again").rglob("*.json"))
+    assert len(descriptions) == 5
+    for path in descriptions:
         assert "_name_or_path" not in path.read_text()
-        assert json.loads(path.read_text())["_class_name"] == "CompactUNet"
+        assert "_class_name" in json.loads(path.read_text())
 
 
 def test_rsdiff_pipeline_survives_saving_and_its_images_do_not_depend_on_their_batch(

@@ -139,8 +139,8 @@ class StoredPipeline(DiffusionPipeline):
 
 
 def _forget_where_from(folder: Path) -> None:
-    """Take out of networks' configurations where they were loaded from: a path of somebody's disk."""
-    for path in folder.glob("*/config.json"):
+    """Take out of a model's descriptions where it was loaded from: a path of somebody's disk."""
+    for path in (folder / "model_index.json", *folder.glob("*/config.json")):
         config = read_json(path, "save it again")
         if config.pop("_name_or_path", None) is not None:
             write_json(path, config, indent=2, sort_keys=True)
