@@ -252,7 +252,7 @@ def test_rsdiff_networks_are_sampled_by_every_scheduler(tiny_text_encoder):
     for name in SOLVERS:
         pipeline.scheduler = swap_scheduler(pipeline.scheduler, name)
         pipeline.sr_scheduler = swap_scheduler(pipeline.sr_scheduler, name)
-        steps = {"num_inference_steps": 6, "sr_num_inference_steps": 6}
+        steps = {"num_inference_steps": 10, "sr_num_inference_steps": 10}
         made[name] = images(pipeline, "a pond", [1], guidance_scale=3.0, **steps)
         assert made[name].isfinite().all()
         assert made[name].std() > 0.05
