@@ -92,16 +92,18 @@ class Forked:
         return path.read_text() if path.exists() else ""
 
 
+def place(rank: int, processes: int) -> dict[str, str]:
+    """What torchrun tells one of several processes of a machine."""
+    return {"WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+
+
 def two_of(function: Callable[..., object], *arguments: Any) -> list[Forked]:
     """Two processes that find each other as torchrun's do, after both have ended well."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        Forked(function, *arguments, environment=common | {"RANK": rank, "LOCAL_RANK": rank})
-        for rank in ("0", "1")
-    ]
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [Forked(function, *arguments, environment=place(rank, 2) | address) for rank in range(2)]
     for process in processes:
         assert process.wait() == 0, process.err
     return processes
@@ -110,12 +112,7 @@ def two_of(function: Callable[..., object], *arguments: Any) -> list[Forked]:
 def launch(processes: int, arguments: Sequence[str]) -> int:
     """What :func:`satcascade.cli.launch.launch` does, in processes that have imported everything already."""
     started = [
-        Forked(
-            cli.main,
-            list(arguments),
-            environment={"WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(processes)
+        Forked(cli.main, list(arguments), environment=place(rank, processes)) for rank in range(processes)
     ]
     status = max(process.wait() for process in started)
     for process in started:

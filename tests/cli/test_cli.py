@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from forked import Forked
+from forked import Forked, place
 from forked import launch as launch_forked
 from satcascade import cli
 from satcascade.cli.launch import launch
@@ -441,9 +441,7 @@ def test_torchrun_shares_the_images_out_too(long_run, tmp_path):
     arguments, uninterrupted = long_run
     out = tmp_path / "out"
     arguments = [argument for argument in arguments if argument != "--quiet"]
-    processes = [
-        forked(*arguments, "--out", out, WORLD_SIZE="2", RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")
-    ]
+    processes = [forked(*arguments, "--out", out, **place(rank, 2)) for rank in range(2)]
     for process in processes:
         assert process.wait() == 0, process.err
     # The first speaks, of its own part.
@@ -457,7 +455,7 @@ def test_processes_and_shards_do_not_go_together(run, monkeypatch, command):
     result = run(*command, "--processes", "2", "--shard", "1/2")
     assert result.status == 2
     assert result.err == "error: --processes shares the images out itself: leave --shard out\n"
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+    for name, value in place(0, 2).items():
         monkeypatch.setenv(name, value)
     result = run(*command, "--shard", "1/2")
     assert result.err == "error: torchrun shares the images out itself: leave --shard out\n"

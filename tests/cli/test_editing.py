@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from forked import Forked, launch
+from forked import Forked, launch, place
 from satcascade import cli
 
 # diffusers calls NumPy in ways that NumPy 2 warns of.
@@ -35,9 +35,8 @@ def command(tiny_model: Path, tmp_path: Path) -> list[str]:
 
 def process_of(rank: int, command: list[str], out: Path) -> Forked:
     """One of two processes as ``--processes 2`` starts them, by way of torchrun."""
-    environment = {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
     arguments = [*command, "--out", str(out), "--processes", "2"]
-    return Forked(cli.main, arguments, environment=environment)
+    return Forked(cli.main, arguments, environment=place(rank, 2))
 
 
 def test_processes_share_an_edit_and_go_on_when_one_was_killed(command, tmp_path, monkeypatch, capfd):

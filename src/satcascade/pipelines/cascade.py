@@ -29,7 +29,7 @@ from satcascade.pipelines.output import CascadeOutput, OutputType, check_output_
 from satcascade.pipelines.scenes import ScenePipeline
 from satcascade.sampling.edit import StageEdit, count_calls
 from satcascade.sampling.generators import image_generators
-from satcascade.sampling.loop import OnStep, sample_stage
+from satcascade.sampling.loop import OnStep, check_finite, sample_stage
 from satcascade.sampling.stage import LOW_RES_LOG_SNR, Sampler, SamplingStage, prepare_stage
 
 
@@ -374,11 +374,7 @@ class CascadePipeline(ScenePipeline):
     ) -> Tensor:
         """What a stage diffuses (B, C, S, S), made; ``images`` are those it enlarges, if any."""
         made = sample_stage(stage, text, generators, images, self.compute_dtype, on_step, negative, edit)
-        if not torch.isfinite(made).all():
-            raise SatcascadeError(
-                f"the {stage.name} stage of {self.name} produced numbers that are not finite: its weights "
-                "are damaged, or the precision is too low (try float32)"
-            )
+        check_finite(made, f"the {stage.name} stage of {self.name}")
         return made
 
     def _of_stage(self, edit: ImageEdit, stage: SamplingStage) -> StageEdit:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from satcascade.diffusion.guidance import dynamic_threshold, guide
 from satcascade.diffusion.process import Prediction, from_x0, to_x0
+from satcascade.errors import SatcascadeError
 from satcascade.hardware.precision import autocast
 from satcascade.models.text import TextEmbeddings
 from satcascade.sampling.condition import Condition, noised_low_res
@@ -149,6 +150,23 @@ def sample_stage(
             x = noise * stage.scheduler.init_noise_sigma
             return denoise(stage, condition, x, generators, on_step)
         return _edited(stage, condition, edit, noise, draw, generators, on_step)
+
+
+def check_finite(diffused: Tensor, what: str) -> None:
+    """Refuse what a stage has made of damaged weights, or in too low a precision.
+
+    Args:
+        diffused: as :func:`sample_stage` returns it.
+        what: the stage, for the message.
+
+    Raises:
+        SatcascadeError: a number is not finite.
+    """
+    if not torch.isfinite(diffused).all():
+        raise SatcascadeError(
+            f"{what} produced numbers that are not finite: its weights are damaged, or the precision is too "
+            "low (try float32)"
+        )
 
 
 def _edited(

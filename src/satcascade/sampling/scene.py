@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from satcascade.errors import SatcascadeError, UsageError
+from satcascade.errors import UsageError
 from satcascade.hardware.precision import autocast
 from satcascade.models.denoiser import TextCondition
 from satcascade.models.levels import from_levels, to_levels
@@ -25,7 +25,7 @@ from satcascade.sampling.canvas import CanvasPredictor, Known, LowResCanvas, tas
 from satcascade.sampling.condition import Condition
 from satcascade.sampling.edit import count_calls, noised_back, part_of, stretches
 from satcascade.sampling.known_picture import KnownPicture
-from satcascade.sampling.loop import denoise
+from satcascade.sampling.loop import check_finite, denoise
 from satcascade.sampling.regions import Regions
 from satcascade.sampling.solver_state import Remembered, remember, remembered
 from satcascade.sampling.stage import SamplingStage
@@ -261,11 +261,7 @@ class Scene:
         else:
             x = state.x.to(device)
         canvas = blocks.join(self._steps_of(predictor, x, state, picture, hooks))
-        if not torch.isfinite(canvas).all():
-            raise SatcascadeError(
-                f"the {stage.name} stage produced numbers that are not finite: its weights are damaged, or "
-                "the precision is too low (try float32)"
-            )
+        check_finite(canvas, f"the {stage.name} stage")
         return canvas
 
     def _steps_of(

@@ -20,7 +20,7 @@ from satcascade.models.denoiser import Denoiser
 from satcascade.models.text import TextEmbeddings
 from satcascade.pipelines.assembly import preset_scheduler
 from satcascade.sampling.generators import image_generators
-from satcascade.sampling.loop import sample_stage
+from satcascade.sampling.loop import check_finite, sample_stage
 from satcascade.sampling.stage import LOW_RES_LOG_SNR, Sampler, prepare_stage
 
 _IMAGES = 8
@@ -90,6 +90,9 @@ def draw(
 
     Returns:
         (B, 3, S, S) in [0, 1], on the CPU.
+
+    Raises:
+        SatcascadeError: the network's output is not finite.
     """
     sampling, own = settings.sampling, settings.sampling.sr if stage == "sr" else settings.sampling.base
     assert own is not None
@@ -111,6 +114,7 @@ def draw(
     with torch.inference_mode():
         generators = image_generators(len(text), seeds=seeds)
         diffused = sample_stage(ready, text.to(device), generators, small, dtype, lambda _, x: x)
+        check_finite(diffused, f"the {stage} stage")
         with autocast(dtype, device):
             made = codec.decode(diffused).float()
     model.train(was_training)

@@ -28,10 +28,15 @@ def pays(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
+def pays_in_float32(x: Tensor, weight: Tensor) -> bool:
+    """Whether, besides, both are float32 and are computed with as such."""
+    return pays(x) and _is_float32(x, weight) and not torch.is_autocast_enabled("cpu")
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear``, in float32 on a CPU by oneDNN where it is large."""
     small = x.numel() * len(weight) <= _SMALL_PRODUCT
-    if small or not pays(x) or torch.is_autocast_enabled("cpu") or not _is_float32(x, weight):
+    if small or not pays_in_float32(x, weight):
         return F.linear(x, weight, bias)
     product: Tensor = _Linear.apply(x, weight, bias)
     return product

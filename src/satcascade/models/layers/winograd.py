@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-from satcascade.models.layers.cpu import pays
+from satcascade.models.layers.cpu import pays_in_float32
 
 _TILE = 4
 _PATCH = 6
@@ -73,9 +73,7 @@ def convolve(convolution: nn.Conv2d, x: Tensor) -> Tensor:
     tiles = batch * height * width // _TILE**2
     weight = convolution.weight
     wins = min(weight.shape[:2]) >= _CHANNELS and tiles >= _TILES and not (height % _TILE or width % _TILE)
-    if not (wins and torch.is_grad_enabled() and pays(x) and x.dtype is weight.dtype is torch.float32):
-        return convolution(x)
-    if torch.is_autocast_enabled("cpu"):
+    if not (wins and torch.is_grad_enabled() and pays_in_float32(x, weight)):
         return convolution(x)
     convolved: Tensor = _Winograd.apply(x, weight, convolution.bias)
     return convolved
