@@ -26,6 +26,20 @@ def test_projected_guidance_moves_at_a_right_angle(seed, scale):
     torch.testing.assert_close(plain, (scale - 1) * (conditional - null))
 
 
+@given(st.integers(0, 1000), st.booleans(), st.floats(1.5, 10))
+def test_rescaled_guidance_has_the_deviation_of_the_conditional_prediction(seed, projected, scale):
+    conditional, null = images(seed), images(seed + 1)
+    guided = guide(conditional, null, scale, projected)
+    rescaled = guide(conditional, null, scale, projected, rescale=1.0)
+    own, theirs = rescaled.std(dim=(1, 2, 3)), conditional.std(dim=(1, 2, 3))
+    torch.testing.assert_close(own, theirs)
+    # In the direction of plain guidance, and half way if asked so.
+    half = guide(conditional, null, scale, projected, rescale=0.5)
+    torch.testing.assert_close(half, (guided + rescaled) / 2)
+    ratios = rescaled / guided
+    torch.testing.assert_close(ratios, ratios.flatten(1)[:, :1, None, None].expand_as(ratios))
+
+
 @given(st.integers(0, 1000), st.floats(0.1, 5))
 def test_dynamic_threshold_keeps_images_in_range(seed, scale):
     x0 = images(seed) * scale

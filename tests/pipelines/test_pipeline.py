@@ -190,9 +190,15 @@ def test_both_guidance_branches_go_in_one_call_and_each_text_once_a_stage(pipeli
 
 def test_guidance_changes_pictures_and_its_kinds_differ(pipeline, tiny_text_encoder):
     projected = tiny_pipeline(tiny_text_encoder, projected_guidance=True)
+    rescaled = tiny_pipeline(tiny_text_encoder, guidance_rescale=0.7)
     plain, strong = images(pipeline, guidance_scale=1.0), images(pipeline, guidance_scale=4.0)
     assert (plain - strong).abs().max() > 0.01
     assert (images(projected, guidance_scale=4.0) - strong).abs().max() > 1e-4
+    assert (images(rescaled, guidance_scale=4.0) - strong).abs().max() > 1e-4
+    torch.testing.assert_close(images(rescaled, guidance_scale=1.0), plain)
+    rescaled.register_to_config(guidance_rescale=1.5)
+    with pytest.raises(UsageError, match=r"guidance_rescale 1\.5 is out of range"):
+        images(rescaled, guidance_scale=4.0)
 
 
 def test_guidance_outside_its_interval_costs_nothing(tiny_text_encoder, monkeypatch):

@@ -22,6 +22,7 @@ def stage_of(name: str, steps: int) -> SamplingStage:
         Sampler(make_scheduler(name), steps, 1.0),
         guidance_interval=None,
         projected_guidance=False,
+        guidance_rescale=0.0,
         clip_x0=True,
         low_res_log_snr=3.0,
         device=torch.device("cpu"),

@@ -103,6 +103,8 @@ class Sampling(Section):
         low_res_log_snr: noise added to the base image before super-resolution, in log-SNR; only with ``sr``.
         projected_guidance: drop the part of the guidance that is parallel to the conditional prediction
             (Sadat et al. 2024).
+        guidance_rescale: how far guided predictions are brought back to the deviation of conditional ones,
+            0 to 1 (Lin et al. 2023).
         guidance_interval: lowest and highest log-SNR at which guidance is applied (Kynkaanniemi et al. 2024);
             None is everywhere.
         clip_x0: clamp the estimate of the clean image to [-1, 1] at every step; ``dynamic`` is dynamic
@@ -113,6 +115,7 @@ class Sampling(Section):
     sr: StageSampling | None = None
     low_res_log_snr: float | None = None
     projected_guidance: bool = False
+    guidance_rescale: float = Field(0.0, ge=0.0, le=1.0)
     guidance_interval: tuple[float, float] | None = None
     clip_x0: bool | Literal["dynamic"] = True
 

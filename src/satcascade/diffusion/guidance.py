@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def guide(conditional: Tensor, unconditional: Tensor, scale: float, projected: bool = False) -> Tensor:
+def guide(
+    conditional: Tensor, unconditional: Tensor, scale: float, projected: bool = False, rescale: float = 0.0
+) -> Tensor:
     """Classifier-free guidance (Ho and Salimans 2022).
 
     conditional + (scale - 1)(conditional - unconditional).
@@ -17,6 +19,8 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float, projected: b
         scale: 1 is no guidance.
         projected: drop the part of the update that is parallel to ``conditional``, over all pixels of an
             image and in float64 (Sadat et al. 2024, "Eliminating oversaturation"; imagen-pytorch's default).
+        rescale: phi in [0, 1] of Lin et al. (2023), "Common diffusion noise schedules", eq. 15-16: how far
+            the deviation of each image's prediction is brought back to that of its conditional one.
     """
     update = conditional - unconditional
     if projected:
@@ -24,7 +28,16 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float, projected: b
         wide = update.double()
         parallel = (wide * axis).sum(dim=(1, 2, 3), keepdim=True) * axis
         update = (wide - parallel).to(update.dtype)
-    return conditional + (scale - 1) * update
+    guided = conditional + (scale - 1) * update
+    if not rescale:
+        return guided
+    ratio = _deviation(conditional) / _deviation(guided)
+    return guided * (1 + rescale * (ratio - 1))
+
+
+def _deviation(prediction: Tensor) -> Tensor:
+    """Of each image's numbers, (B, 1, 1, 1)."""
+    return prediction.std(dim=(1, 2, 3), keepdim=True)
 
 
 def dynamic_threshold(x0: Tensor, percentile: float = 0.95) -> Tensor:

@@ -54,6 +54,7 @@ def sampling_settings(
         settings["sr"] = stage("sr")
     return settings | {
         "projected_guidance": config.projected_guidance,
+        "guidance_rescale": config.guidance_rescale,
         "guidance_interval": config.guidance_interval,
         "clip_x0": config.clip_x0,
         "precision": str(pipeline.compute_dtype).removeprefix("torch."),

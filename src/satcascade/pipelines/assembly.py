@@ -48,6 +48,7 @@ def build_pipeline(
         text_encoder=settings.text_encoder,
         text_encoder_fingerprint=encoder_fingerprint,
         projected_guidance=sampling.projected_guidance,
+        guidance_rescale=sampling.guidance_rescale,
         guidance_interval=sampling.guidance_interval,
         clip_x0=sampling.clip_x0,
         vae=vae,

@@ -50,6 +50,8 @@ class CascadePipeline(ScenePipeline):
         low_res_log_snr: noise level to which the base image is taken before it is given to the
             super-resolution network (noise conditioning augmentation, Ho et al. 2021).
         projected_guidance: drop the part of the guidance parallel to the conditional prediction.
+        guidance_rescale: in [0, 1], how far guided predictions are brought back to the deviation of
+            conditional ones (Lin et al. 2023).
         guidance_interval: log-SNR range (lowest, highest) in which guidance applies (Kynkaanniemi et al.
             2024); outside of it only the conditional branch is computed. None is everywhere.
         clip_x0: clamp the estimate of the clean image to [-1, 1] at every step, whichever the scheduler;
@@ -92,6 +94,7 @@ class CascadePipeline(ScenePipeline):
         sr_guidance: float = 1.0,
         low_res_log_snr: float = LOW_RES_LOG_SNR,
         projected_guidance: bool = False,
+        guidance_rescale: float = 0.0,
         guidance_interval: tuple[float, float] | list[float] | None = None,
         clip_x0: bool | str = True,
         vae: ModelMixin | None = None,
@@ -118,6 +121,7 @@ class CascadePipeline(ScenePipeline):
             sr_guidance=sr_guidance,
             low_res_log_snr=low_res_log_snr,
             projected_guidance=projected_guidance,
+            guidance_rescale=guidance_rescale,
             guidance_interval=list(guidance_interval) if guidance_interval else None,
             clip_x0=clip_x0,
             vae_fingerprint=vae_fingerprint,
@@ -341,6 +345,7 @@ class CascadePipeline(ScenePipeline):
                 self.sampler(name, settings.get(name)),
                 guidance_interval=config.guidance_interval,
                 projected_guidance=config.projected_guidance,
+                guidance_rescale=config.guidance_rescale,
                 clip_x0=config.clip_x0,
                 low_res_log_snr=config.low_res_log_snr,
                 device=self._execution_device,

@@ -79,7 +79,7 @@ def predict(stage: SamplingStage, condition: Condition, x_t: Tensor, log_snr: Te
     else:
         conditional = network(x_t, log_snr, **condition.captioned()).float()
         unconditional = network(x_t, log_snr, **condition.null()).float()
-    return guide(conditional, unconditional, stage.guidance, stage.projected_guidance)
+    return guide(conditional, unconditional, stage.guidance, stage.projected_guidance, stage.guidance_rescale)
 
 
 def convert(

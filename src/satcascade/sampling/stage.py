@@ -64,6 +64,8 @@ class SamplingStage:
         steps: the network calls, in order.
         guidance: classifier-free guidance scale; 1 is none.
         projected_guidance: drop the part of the guidance parallel to the conditional prediction.
+        guidance_rescale: in [0, 1], how far guided predictions are brought back to the deviation of
+            conditional ones.
         clip_x0: how the estimate of the clean image is bounded at every step.
         low_res_log_snr: noise level to which a low-resolution image is taken.
     """
@@ -75,6 +77,7 @@ class SamplingStage:
     steps: list[Step]
     guidance: float
     projected_guidance: bool
+    guidance_rescale: float
     clip_x0: Clipping
     low_res_log_snr: float
 
@@ -98,6 +101,7 @@ def prepare_stage(
     *,
     guidance_interval: tuple[float, float] | None,
     projected_guidance: bool,
+    guidance_rescale: float,
     clip_x0: Clipping,
     low_res_log_snr: float,
     device: torch.device,
@@ -114,6 +118,8 @@ def prepare_stage(
     scheduler, steps, guidance = sampler
     if not guidance >= 0:
         raise UsageError(f"guidance scale {guidance} is negative: 1 is none, larger follows the caption more")
+    if not 0 <= guidance_rescale <= 1:
+        raise UsageError(f"guidance_rescale {guidance_rescale} is out of range: 0 is none, 1 all of it")
     check_scheduler(scheduler, denoiser.prediction_type)
     # Setting its steps gives the copy a state of its own: both stages, or two threads, may share one.
     own = copy.copy(scheduler)
@@ -136,6 +142,7 @@ def prepare_stage(
         ],
         guidance=guidance,
         projected_guidance=projected_guidance,
+        guidance_rescale=guidance_rescale,
         clip_x0=clip_x0 if bounded else False,
         low_res_log_snr=low_res_log_snr,
     )

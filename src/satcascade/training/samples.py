@@ -104,6 +104,7 @@ def draw(
         Sampler(preset_scheduler(own, model), own.steps, own.guidance),
         guidance_interval=sampling.guidance_interval,
         projected_guidance=sampling.projected_guidance,
+        guidance_rescale=sampling.guidance_rescale,
         clip_x0=sampling.clip_x0,
         low_res_log_snr=LOW_RES_LOG_SNR if sampling.low_res_log_snr is None else sampling.low_res_log_snr,
         device=device,
