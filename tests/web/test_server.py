@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError
 
 import pytest
 
+from forked import Forked
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.web import server
 from satcascade.web.server import check_gradio, free_port
@@ -63,5 +62,5 @@ def test_only_the_modules_of_the_page_load_gradio() -> None:
         "import satcascade.web.uploads, satcascade.web.reports, satcascade.cli\n"
         "assert 'gradio' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = Forked(exec, code)
+    assert process.wait() == 0, process.err
