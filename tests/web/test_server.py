@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from importlib.metadata import PackageNotFoundError
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from forked import Forked
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.web import server
+from satcascade.web.jobs import JobQueue
 from satcascade.web.server import check_gradio, free_port
+from tiny_cascade import tiny_latent_pipeline
 
 
 def test_a_taken_port_is_refused_and_left_out() -> None:
@@ -64,3 +67,35 @@ def test_only_the_modules_of_the_page_load_gradio() -> None:
     )
     process = Forked(exec, code)
     assert process.wait() == 0, process.err
+
+
+@pytest.fixture
+def without_gradio(monkeypatch) -> None:
+    monkeypatch.setattr(server, "check_gradio", lambda: None)
+    monkeypatch.setattr(server, "_ENVIRONMENT", {})
+
+
+@pytest.mark.usefixtures("without_gradio")
+def test_the_model_is_loaded_where_it_computes(monkeypatch, tiny_text_encoder: str) -> None:
+    threads = []
+
+    def load():
+        threads.append(threading.current_thread())
+        return tiny_latent_pipeline(tiny_text_encoder)
+
+    def show(_, jobs: JobQueue, *__) -> None:
+        list(jobs.run("page", "draw", lambda _: threads.append(threading.current_thread())))
+
+    monkeypatch.setattr(server, "_serve", show)
+    server.serve(load, port=0)
+    loading, computing = threads
+    assert loading is computing is not threading.current_thread()
+
+
+@pytest.mark.usefixtures("without_gradio")
+def test_a_model_that_cannot_be_loaded_ends_the_command() -> None:
+    def load():
+        raise SatcascadeError("no model here")
+
+    with pytest.raises(SatcascadeError, match="no model here"):
+        server.serve(load, port=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -39,5 +40,5 @@ def web(
     # What is refused is refused before the model is loaded.
     check_gradio()
     number = free_port(host, port)
-    pipeline = load_pipeline(model, device=device, precision=precision.value)
-    serve(pipeline, host=host, port=number, open_browser=not no_open)
+    load = partial(load_pipeline, model, device=device, precision=precision.value)
+    serve(load, host=host, port=number, open_browser=not no_open)

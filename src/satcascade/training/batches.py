@@ -258,7 +258,8 @@ class BatchSource:
 
 def prefetched(source: BatchSource, start: int, stop: int) -> Generator[Batch]:
     """The batches of steps start to stop, each made while the one before is trained on."""
-    with ThreadPoolExecutor(1) as pool:
+    # On one thread: a second team of OpenMP's would put the one that trains to sleep between operations.
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         coming = pool.submit(source, start) if start < stop else None
         for step in range(start, stop):
             assert coming is not None

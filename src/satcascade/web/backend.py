@@ -51,10 +51,11 @@ class Backend:
 
     def warm_up(self, job: Job) -> None:
         """Load the text encoder and make the networks ready, so that the first picture need not wait."""
-        one_step = StageSettings(steps=1)
+        # A model may be guided only between two noise levels: its first step and a later one are unlike.
+        few = StageSettings(steps=2)
         self.pipeline(
             "warm up",
             seeds=[0],
-            settings={"base": one_step, "sr": one_step},
+            settings={"base": few, "sr": few},
             callback_on_step_end=lambda *_: job.check(),
         )

@@ -9,8 +9,8 @@ import socket
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
@@ -18,6 +18,7 @@ from typing import Any
 
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.pipelines.cascade import CascadePipeline
+from satcascade.web.jobs import JobQueue
 
 # Read by Gradio when it is imported and when the page is made.
 _ENVIRONMENT = {
@@ -33,7 +34,7 @@ _PORTS = 100
 
 
 def serve(
-    pipeline: CascadePipeline,
+    load: Callable[[], CascadePipeline],
     *,
     host: str = "127.0.0.1",
     port: int | None = None,
@@ -43,7 +44,9 @@ def serve(
     """Serve the page until the process is interrupted or terminated.
 
     Args:
-        pipeline: the model, on its device.
+        load: makes the model, on its device. It is called in the thread that computes: where two threads
+            of a process have a team of OpenMP's each, their teams sleep between operations, and a picture
+            takes half as long again.
         host: the address to listen on.
         port: None takes the first free one from 7860 on, 0 any.
         open_browser: show the page in the user's browser.
@@ -55,8 +58,16 @@ def serve(
     """
     os.environ.update(_ENVIRONMENT)
     check_gradio()
-    pipeline.set_progress_bar_config(disable=True)
     number = free_port(host, port)
+    with closing(JobQueue()) as jobs:
+        *_, pipeline = jobs.run("server", "load", lambda _: load())
+        pipeline.set_progress_bar_config(disable=True)
+        _serve(pipeline, jobs, host, number, open_browser, Path.cwd() if reports is None else reports)
+
+
+def _serve(
+    pipeline: CascadePipeline, jobs: JobQueue, host: str, number: int, open_browser: bool, reports: Path
+) -> None:
     with (
         _asked_to_end() as ended,
         tempfile.TemporaryDirectory(prefix="satcascade-web-", ignore_cleanup_errors=True) as folder,
@@ -64,13 +75,11 @@ def serve(
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "page")
         from satcascade.web.app import build
         from satcascade.web.backend import Backend
-        from satcascade.web.jobs import JobQueue
         from satcascade.web.style import CSS, theme
         from satcascade.web.uploads import MOST_BYTES
 
-        jobs = JobQueue()
         backend = Backend(pipeline, jobs, Path(folder) / "pictures")
-        page = build(backend, Path.cwd() if reports is None else reports)
+        page = build(backend, reports)
         try:
             page.queue(max_size=64, default_concurrency_limit=None)
             page.launch(
@@ -94,6 +103,7 @@ def serve(
             while not ended.wait(1):
                 pass
         finally:
+            # First what computes: the page's folder is removed after it.
             jobs.close()
             page.close(verbose=False)
 
