@@ -1,6 +1,7 @@
 # make demo       a grid of nine pictures in demo/
-# make test       the test suite
-# make test-slow  the tests that train for minutes, which it leaves out
+# make test       the tests, but the slow ones
+# make test-slow  the slow ones: real browser, killed processes, networks that are trained
+# make test-long  cascades trained until they draw what captions say, for minutes
 # make check      ruff and mypy
 # make resolve    whether all extras together can be installed with the versions in constraints.txt
 # make dist-check builds wheel and sdist, installs the wheel by itself, draws a picture with it, measures it
@@ -19,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.t
 # None of this needs the hub, so none of it asks there.
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo test test-slow check resolve dist-check constraints clean
+.PHONY: demo test test-slow test-long check resolve dist-check constraints clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.core
@@ -30,8 +31,8 @@ demo: $(VENV)/.core
 test: $(VENV)/.test
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-slow: $(VENV)/.test
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+test-slow test-long: test-%: $(VENV)/.test
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m $* $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

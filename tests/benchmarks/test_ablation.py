@@ -39,6 +39,7 @@ def test_the_small_copy_holds_the_same_images_and_captions(ablation, prepared_sy
         assert record == prepared_synthetic.records[whole[record.filename]]
 
 
+@pytest.mark.slow
 def test_variants_are_trained_once_and_compared(
     ablation, prepared_synthetic: PreparedDataset, tmp_path, monkeypatch
 ):

@@ -326,6 +326,7 @@ def long_run(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return arguments, folder
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_bytes(run, long_run, tmp_path):
     arguments, uninterrupted = long_run
     out = tmp_path / "out"
@@ -421,6 +422,7 @@ def test_a_signal_ends_what_was_launched_once(monkeypatch, tmp_path, number):
     assert signal.getsignal(number) == before
 
 
+@pytest.mark.slow
 def test_processes_of_one_command_end_with_it(long_run, tmp_path):
     arguments, _ = long_run
     out = tmp_path / "out"
@@ -436,6 +438,7 @@ def test_processes_of_one_command_end_with_it(long_run, tmp_path):
     assert sorted(out.iterdir()) == left
 
 
+@pytest.mark.slow
 def test_torchrun_shares_the_images_out_too(long_run, tmp_path):
     """Without ``--processes``: torchrun is the user's own."""
     arguments, uninterrupted = long_run

@@ -39,6 +39,7 @@ def process_of(rank: int, command: list[str], out: Path) -> Forked:
     return Forked(cli.main, arguments, environment=place(rank, 2))
 
 
+@pytest.mark.slow
 def test_processes_share_an_edit_and_go_on_when_one_was_killed(command, tmp_path, monkeypatch, capfd):
     with pytest.raises(SystemExit) as end:
         cli.main([*command, "--out", str(tmp_path / "alone")])

@@ -82,6 +82,7 @@ def test_few_images_are_warned_of(bundle, prepared_synthetic, tmp_path):
         evaluate(request, progress=False)
 
 
+@pytest.mark.slow
 def test_noise_on_the_images_moves_the_distances_and_hides_the_copies(
     report, bundle, prepared_synthetic, tmp_path
 ):
@@ -101,6 +102,7 @@ def test_noise_on_the_images_moves_the_distances_and_hides_the_copies(
     assert found["near_copy_rate"] < 1
 
 
+@pytest.mark.slow
 def test_scene_accuracy_follows_the_captions_and_is_left_out_without_classes(
     bundle, prepared_synthetic, tmp_path
 ):
@@ -130,6 +132,7 @@ def test_scene_accuracy_follows_the_captions_and_is_left_out_without_classes(
     assert any("scene class" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_an_earlier_report_is_replaced_and_nothing_else_is(report, bundle, prepared_synthetic, tmp_path):
     out = tmp_path / "mine"
     out.mkdir()

@@ -160,6 +160,7 @@ def test_a_damaged_state_is_named(pipeline, tmp_path):
         make(pipeline, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_gone_on_from(tiny_model, tmp_path):
     def started(name: str) -> Forked:
         options = {"out": tmp_path / name, "model": tiny_model, "device": "cpu", "size": "64x40", "seed": 3}

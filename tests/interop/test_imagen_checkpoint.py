@@ -148,6 +148,7 @@ def part(content: dict[str, Any], place: str, prefix: str) -> dict[str, Tensor]:
 # Import
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weights", "place"), [("ema", "{}.ema_model."), ("online", "{}.online_model.")])
 def test_a_full_file_becomes_a_pipeline(content, save, preset, tmp_path, weights, place):
     made = convert(save(content), tmp_path / "out", weights=weights, preset=preset)
@@ -161,6 +162,7 @@ def test_a_full_file_becomes_a_pipeline(content, save, preset, tmp_path, weights
     assert pipeline("a pond", seeds=[0], output_type="pt").images.shape == (1, 3, 32, 32)
 
 
+@pytest.mark.slow
 def test_a_slim_file_takes_the_base_of_another(content, save, preset, tmp_path):
     slim, full = save(without_base(content), "slim.pt"), save(content)
     # What stands for a network that is not trained.
@@ -245,6 +247,7 @@ def test_the_preset_is_recognised_and_space_asked_for_before_writing(save, small
     assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_what_fits_no_preset_is_told_the_nearest(content, save, preset, tmp_path):
     odd = manifest_content("rsdiff1.5")
     odd["model"]["unets.1.final_conv.bias"] = torch.zeros(4)

@@ -154,6 +154,7 @@ def checkpoint_preset(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["ema", "online"])
 @torch.inference_mode()
 def test_a_trainer_checkpoint_goes_in_and_out_again(weights: Any, checkpoint_preset: str, tmp_path: Path):
@@ -269,6 +270,7 @@ def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Reco
     return RecordedRun(request.param, monkeypatch)
 
 
+@pytest.mark.slow
 def test_super_resolution_of_the_recorded_base_gives_the_recorded_images(run: RecordedRun):
     def images() -> Tensor:
         return run(skip=REFERENCE["steps"] + 1, base_images=run.tensors["out.base"])[0]

@@ -35,6 +35,7 @@ def test_model_makes_a_picture(pipeline):
     assert np.asarray(image).std() > 10
 
 
+@pytest.mark.slow
 def test_pictures_follow_the_caption(pipeline):
     captions = ["a piece of yellow desert with sand dunes", "a piece of dense green forest with many trees"]
     prompts = [caption for caption in captions for _ in range(4)]

@@ -224,6 +224,7 @@ def test_epsilon_predictions_are_clipped_and_guided_alike():
         torch.testing.assert_close(alpha * expected + sigma * to_epsilon(clipped, x_t, log_snr, kind), x_t)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dpm++", "heun", "euler-a", "rsdiff"])
 def test_prediction_types_make_the_same_pictures(tiny_text_encoder, name):
     """The networks' weights are the same, and so is what they say of the clean image."""
@@ -252,6 +253,7 @@ def test_prediction_types_make_the_same_pictures(tiny_text_encoder, name):
 # RSDiff's networks
 
 
+@pytest.mark.slow
 def test_rsdiff_networks_are_sampled_by_every_scheduler(tiny_text_encoder):
     pipeline = rsdiff_pipeline(tiny_text_encoder)
     made = {}
@@ -277,6 +279,7 @@ def test_a_model_does_not_tell_where_it_lay(tiny_model, tmp_path):
         assert "_class_name" in json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_rsdiff_pipeline_survives_saving_and_its_images_do_not_depend_on_their_batch(
     tiny_text_encoder, tmp_path
 ):
@@ -293,6 +296,7 @@ def test_rsdiff_pipeline_survives_saving_and_its_images_do_not_depend_on_their_b
         assert largest(found - expected) <= bound
 
 
+@pytest.mark.slow
 def test_dynamic_thresholding_serves_every_solver_and_is_left_to_rsdiffs_own(tiny_text_encoder):
     images_of = {}
     for clip_x0 in (True, False, "dynamic"):
@@ -316,6 +320,7 @@ def test_dynamic_thresholding_serves_every_solver_and_is_left_to_rsdiffs_own(tin
 # What an image depends on
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOLVERS)
 def test_an_image_does_not_depend_on_its_batch_whatever_the_scheduler(tiny_text_encoder, name):
     schedulers = {"scheduler": make_scheduler(name), "sr_scheduler": make_scheduler(name)}

@@ -285,6 +285,7 @@ def test_nothing_to_extend_is_refused(tiny_text_encoder, sides):
 # Interrupted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", sorted(set(SOLVERS) - {"rsdiff"}))
 def test_a_scene_goes_on_from_any_step(tiny_text_encoder, solver):
     settings = {"base": StageSettings(4, scheduler=solver), "sr": StageSettings(2, scheduler=solver)}
@@ -298,6 +299,7 @@ def test_a_scene_goes_on_from_any_step(tiny_text_encoder, solver):
         assert np.array_equal(made, scene(pipeline, size=(48, 64), settings=settings, state=state))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["dpm++", "ddpm", "heun"])
 def test_a_picture_that_grows_with_jumps_goes_on_from_any_step(tiny_text_encoder, solver):
     """Five steps are two stretches, each taken twice: states lie before, at and after jumps back."""

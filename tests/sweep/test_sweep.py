@@ -119,6 +119,7 @@ def test_the_grid_is_measured_and_the_table_says_with_what(request_of, tiny_mode
         assert figure.size[0] > 600
 
 
+@pytest.mark.slow
 def test_the_best_row_is_that_of_the_measure_asked_for(request_of):
     by_distance = sweep(request_of(guidance=(1.0, 4.0), metrics=("frechet", "manifold")), progress=False)
     key = "frechet_distance/efficientnet-lite0"
@@ -153,6 +154,7 @@ def test_settings_that_vary_together_are_drawn_as_one(tmp_path):
     assert figure.text == "fid by epoch (with step). 100 276.8, 200 227.1."
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_to_what_an_uninterrupted_one_makes(request_of, data, tiny_model, tmp_path):
     whole = sweep(request_of(out=tmp_path / "whole", guidance=(1.0, 2.0), n=12, batch_size=2), progress=False)
     process = Forked(cheap_sweep, request_of(guidance=(1.0, 2.0), n=12, batch_size=2))
@@ -210,6 +212,7 @@ def base_run(data: Path, tiny_text_encoder: str, tmp_path_factory: pytest.TempPa
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_models_and_checkpoints_of_a_run_are_compared(request_of, base_run, tiny_model, data, tmp_path):
     shutil.copytree(tiny_model, tmp_path / "other")
     before = files(base_run)

@@ -68,6 +68,7 @@ def assert_whole(out: Path) -> None:
             image.load()
 
 
+@pytest.mark.slow
 def test_run_killed_ten_times_ends_as_the_uninterrupted_one(tiny_preset, prepared_synthetic, tmp_path):
     settings = ["training.steps=60", "training.checkpoint_every=1", "training.sample_every=12"]
     settings += ["training.keep_checkpoints=3", "training.validate_every=9", "training.milestone_epochs=4"]
@@ -102,6 +103,7 @@ def damage(checkpoint: Path, name: str) -> None:
         path.write_bytes(b"\0" * len(content))
 
 
+@pytest.mark.slow
 def test_run_goes_on_from_the_checkpoint_before_damaged_ones(tiny_preset, prepared_synthetic, tmp_path):
     longer = ("training.decay_steps=0", "training.keep_checkpoints=3")
     whole = run(tiny_preset, prepared_synthetic, tmp_path / "whole", "training.steps=10", *longer)

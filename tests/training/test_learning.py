@@ -147,7 +147,7 @@ def measured(preset: str, data: PreparedDataset, out: Path, *overrides: str) -> 
     return metrics["frechet_distance/efficientnet-lite0"], metrics["scene_accuracy"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("prediction_type", ["v_prediction", "epsilon"])
 @pytest.mark.parametrize("architecture", list(FAMILIES))
 def test_a_cascade_learns_to_draw_what_captions_say(
@@ -168,9 +168,10 @@ def test_a_cascade_learns_to_draw_what_captions_say(
     assert accuracy >= 0.8, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "prediction_type"),
-    [("compact", "sample"), pytest.param("rsdiff", "v_prediction", marks=pytest.mark.slow)],
+    [("compact", "sample"), ("rsdiff", "v_prediction")],
 )
 def test_a_base_network_learns_the_colours_of_scenes_in_seconds(
     architecture: str, prediction_type: str, few_shapes: PreparedDataset, tmp_path: Path

@@ -101,6 +101,7 @@ def finished(tiny_preset, prepared_synthetic, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_resumed_run_has_the_same_averages_and_snapshots(finished, tiny_preset, prepared_synthetic, tmp_path):
     out = tmp_path / "resumed"
     for steps in (5, 12):
@@ -129,6 +130,7 @@ def test_average_of_a_tracked_length_is_the_tracked_one(finished):
             torch.testing.assert_close(value, tracked[f"{length:g}/{name}"], atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_average_in_between_is_near_the_one_tracked_beside(tiny_preset, prepared_synthetic, tmp_path):
     """0.1 out of snapshots of 0.05 and 0.2, against the 0.1 that was tracked: far nearer than either."""
     longer = (*SETTINGS, "training.steps=48", "training.ema_snapshot_every=4", "training.decay_steps=0")

@@ -38,7 +38,8 @@ ARCHITECTURES = {
 }
 
 
-@pytest.mark.parametrize("architecture", ["compact", pytest.param("rsdiff", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["compact", "rsdiff"])
 def test_sharded_run_is_that_of_one_process(architecture, tiny_preset, prepared_synthetic, tmp_path):
     settings = (*SETTINGS, *ARCHITECTURES[architecture])
     whole = run(tiny_preset, prepared_synthetic, tmp_path / "whole", *settings)
@@ -87,6 +88,7 @@ def largest_difference(ours: Path, theirs: Path) -> int:
     return max(abs(x - y) for a, b in pairs for x, y in zip(a.tobytes(), b.tobytes(), strict=True))
 
 
+@pytest.mark.slow
 def test_processes_hold_a_part_each(tiny_preset, prepared_synthetic, tmp_path):
     settings = ("training.optimizer=adamw", "training.fsdp=true", "training.validate_every=0")
     two_of(report_held, tiny_preset, prepared_synthetic.path, tmp_path / "run", *settings)

@@ -111,6 +111,7 @@ def test_run_makes_a_codec_that_reconstructs_better(prepared_synthetic, preset, 
         assert torch.equal(parameter, parameter.half().float())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taught", [False, True])
 def test_killed_run_ends_as_the_uninterrupted_one(prepared_synthetic, preset, teacher, tmp_path, taught):
     given = {"teacher": teacher if taught else None}
@@ -126,6 +127,7 @@ def test_killed_run_ends_as_the_uninterrupted_one(prepared_synthetic, preset, te
     assert (out / "metrics.jsonl").read_bytes() == (tmp_path / "whole" / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_teacher_is_imitated_then_frozen(prepared_synthetic, preset, teacher, tmp_path):
     out = tmp_path / "run"
     trained(
@@ -332,6 +334,7 @@ def test_a_better_decoder_for_the_same_latents(prepared_synthetic, preset, tmp_p
         trained(preset, prepared_synthetic, tmp_path / "third", "model.latent_channels=6", encoder=first)
 
 
+@pytest.mark.slow
 def test_a_decoder_of_the_teachers_latents_for_an_encoder_that_is_there(
     prepared_synthetic, preset, teacher, tmp_path
 ):

@@ -165,6 +165,7 @@ def train_both(preset: str, data: PreparedDataset, out: Path, *overrides: str, *
     return train(stages, preset=preset, data=data.path, out=out, overrides=overrides, **common, **options)
 
 
+@pytest.mark.slow
 def test_joint_training_of_rsdiff_gives_the_runs_of_both_stages(
     tiny_rsdiff_preset, prepared_synthetic, tmp_path
 ):
@@ -190,6 +191,7 @@ def test_stages_of_a_joint_run_may_take_different_numbers_of_steps(
     assert [checkpoint.name for checkpoint in last] == [f"step-{steps:07}" for steps in (base, sr)]
 
 
+@pytest.mark.slow
 def test_a_joint_run_goes_on_where_one_stage_is_behind(tiny_rsdiff_preset, prepared_synthetic, tmp_path):
     settings = ("training.sample_every=0", "training.checkpoint_every=2")
     whole = train_both(tiny_rsdiff_preset, prepared_synthetic, tmp_path / "a", *settings, "training.steps=6")
@@ -382,6 +384,7 @@ def no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["base", "sr"])
 @pytest.mark.parametrize("family", ["compact", "rsdiff"])
 def test_a_step_does_not_wait_for_the_device(
@@ -412,6 +415,7 @@ def no_compiler(graph: torch.fx.GraphModule, inputs: Any) -> Any:
     raise RuntimeError("g++ is not there")
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_compiled(tiny_preset, prepared_synthetic, tmp_path, monkeypatch):
     """The loss is one graph, and its compiler the only thing that may change results."""
     plateau = ("training.decay_steps=0", "model.dropout=0.0")

@@ -129,6 +129,7 @@ def test_loss_that_is_recorded_is_that_of_the_averaged_weights(preset, prepared_
     assert rows(out)[-1]["step"] in CheckpointFolder(out).averages()
 
 
+@pytest.mark.slow
 def test_killed_run_has_the_validations_of_an_uninterrupted_one(preset, prepared_synthetic, tmp_path):
     overrides = [
         "training.steps=60",
@@ -284,6 +285,7 @@ def test_features_are_computed_on_the_device_of_the_run(preset, prepared_synthet
     assert asked == ["cpu", torch.device("meta")]
 
 
+@pytest.mark.slow
 def test_pictures_are_measured_as_images_of_their_captions(preset, prepared_synthetic, monkeypatch):
     """Real images in the place of pictures: no distance from themselves, and scenes as told."""
     real: list[torch.Tensor] = []
@@ -359,6 +361,7 @@ def test_what_cannot_be_validated_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_validate_together(preset, prepared_synthetic, tmp_path):
     """Each takes its share, both end when patience does, and one of them writes what one alone would."""
     settings = [STILL, "training.validate_every=2", "training.patience=2", "training.steps=40"]

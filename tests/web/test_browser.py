@@ -159,6 +159,7 @@ def test_draw_shows_a_picture_and_gives_it_with_its_provenance(visit: Visit, tmp
     assert "no real place" in text["Notice"]
 
 
+@pytest.mark.slow
 def test_several_pictures_come_in_a_zip_and_the_dice_give_another_seed(visit: Visit, tmp_path: Path) -> None:
     visit.page.locator("#draw-dice").click()
     seed = visit.page.locator("#draw-seed input")
@@ -173,6 +174,7 @@ def test_several_pictures_come_in_a_zip_and_the_dice_give_another_seed(visit: Vi
         assert first.text["Seed"] == str(image_seed(int(seed.input_value()), 0))
 
 
+@pytest.mark.slow
 def test_the_keyboard_alone_draws(visit: Visit) -> None:
     visit.page.get_by_label("Caption").first.focus()
     visit.page.keyboard.type("a pond")
@@ -180,11 +182,13 @@ def test_the_keyboard_alone_draws(visit: Visit) -> None:
     expect(visit.status()).to_have_text("Drawn")
 
 
+@pytest.mark.slow
 def test_an_example_fills_in_the_caption(visit: Visit) -> None:
     visit.page.get_by_role("button", name="white waves beside a beach").first.click()
     expect(visit.page.locator("#draw-caption textarea")).to_have_value("white waves beside a beach")
 
 
+@pytest.mark.slow
 def test_an_empty_caption_is_refused_in_a_line(visit: Visit) -> None:
     visit.draw(" ")
     expect(visit.page.get_by_role("alert").first).to_have_text(
@@ -205,6 +209,7 @@ def test_cancel_stops_and_leaves_the_page_ready(visit: Visit) -> None:
     expect(visit.status()).to_have_text("Drawn")
 
 
+@pytest.mark.slow
 def test_two_pages_take_turns(visit: Visit, browser, server: PageServer) -> None:
     other = Visit(browser, server)
     visit.draw_long("a pond")
@@ -222,6 +227,7 @@ def test_two_pages_take_turns(visit: Visit, browser, server: PageServer) -> None
     other.context.close()
 
 
+@pytest.mark.slow
 def test_a_reload_in_the_middle_ends_the_job_and_the_page_begins_anew(visit: Visit) -> None:
     visit.draw_long("a pond")
     expect(visit.status()).to_contain_text("step")
@@ -232,6 +238,7 @@ def test_a_reload_in_the_middle_ends_the_job_and_the_page_begins_anew(visit: Vis
     expect(visit.page.locator("#draw-gallery button img")).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_compare_labels_its_grid(visit: Visit) -> None:
     visit.page.get_by_role("tab", name="Compare").click()
     visit.page.locator("#compare-caption textarea").fill("a pond")
@@ -248,6 +255,7 @@ def test_compare_labels_its_grid(visit: Visit) -> None:
     expect(visit.status("compare")).to_contain_text("give numbers with commas")
 
 
+@pytest.mark.slow
 def test_a_brush_stroke_remakes_what_it_covers_alone(visit: Visit, tmp_path: Path) -> None:
     # Of the model's size: the picture is edited as it is.
     rng = np.random.default_rng(0)
@@ -285,6 +293,7 @@ def test_a_file_that_is_no_picture_is_refused_in_a_line(visit: Visit, tmp_path: 
     expect(visit.status("edit")).to_contain_text("it is no image")
 
 
+@pytest.mark.slow
 def test_a_drawn_picture_can_be_edited(visit: Visit) -> None:
     visit.draw("a pond")
     expect(visit.status()).to_have_text("Drawn")
@@ -297,6 +306,7 @@ def test_a_drawn_picture_can_be_edited(visit: Visit) -> None:
     expect(visit.status("edit")).to_have_text("Edited")
 
 
+@pytest.mark.slow
 def test_a_scene_has_its_size_and_says_how_it_was_made(visit: Visit, tmp_path: Path) -> None:
     visit.scene("a pond", 15, 48)
     expect(visit.status("scene")).to_contain_text("15 x 48 pixels is not possible here")
@@ -312,6 +322,7 @@ def test_a_scene_has_its_size_and_says_how_it_was_made(visit: Visit, tmp_path: P
     assert "map" not in settings
 
 
+@pytest.mark.slow
 def test_what_each_brush_painted_has_its_caption(visit: Visit, tmp_path: Path) -> None:
     visit.page.get_by_role("tab", name="Scene").click()
     visit.page.locator("#scene-parts").get_by_role("button", name="Captions of parts").click()
@@ -339,6 +350,7 @@ def test_what_each_brush_painted_has_its_caption(visit: Visit, tmp_path: Path) -
     assert "map" in json.loads(text["Settings"])["settings"]
 
 
+@pytest.mark.slow
 def test_a_scene_can_be_cancelled(visit: Visit) -> None:
     visit.page.get_by_role("tab", name="Scene").click()
     visit.page.locator("#scene-more").get_by_role("button").first.click()
@@ -354,12 +366,14 @@ def test_a_scene_can_be_cancelled(visit: Visit) -> None:
     expect(visit.button("Make the scene")).to_be_enabled()
 
 
+@pytest.mark.slow
 def test_a_report_that_is_none_is_refused_in_a_line(visit: Visit) -> None:
     visit.page.get_by_role("tab", name="Report").click()
     visit.page.locator("#report-open").click()
     expect(visit.page.locator("#report-status")).to_contain_text("no report is chosen")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_a_narrow_screen(browser, server: PageServer, scheme: str) -> None:
     visit = Visit(browser, server, width=390, scheme=scheme)
@@ -372,6 +386,7 @@ def test_the_page_fits_a_narrow_screen(browser, server: PageServer, scheme: str)
     visit.context.close()
 
 
+@pytest.mark.slow
 def test_every_field_has_a_name_for_screen_readers(visit: Visit) -> None:
     for tab in ("Draw", "Edit", "Scene", "Compare", "Report"):
         visit.page.get_by_role("tab", name=tab).click()
@@ -385,6 +400,7 @@ def test_every_field_has_a_name_for_screen_readers(visit: Visit) -> None:
         assert nameless == [], tab
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_of_another_machine(visit: Visit, server: PageServer) -> None:
     visit.draw("a pond")
     expect(visit.status()).to_have_text("Drawn")
@@ -403,6 +419,7 @@ def test_it_listens_on_this_machine_alone_and_shows_no_files_of_it(server: PageS
         assert refusal.value.code in (403, 404)
 
 
+@pytest.mark.slow
 def test_nothing_is_left_when_it_is_ended(tiny_model: Path, tmp_path: Path, browser) -> None:
     server = PageServer(tiny_model, tmp_path)
     visit = Visit(browser, server)

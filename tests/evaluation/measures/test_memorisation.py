@@ -175,6 +175,7 @@ def efficientnet() -> FeatureNetwork:
     return load_features()
 
 
+@pytest.mark.slow
 def test_features_find_planted_copies_however_they_lie(efficientnet: FeatureNetwork) -> None:
     planted = {number: 3 * number for number in range(8)}
     generated = [recompressed(turned(TRAIN[row], symmetry), 90) for symmetry, row in planted.items()]

@@ -78,6 +78,7 @@ def scores(features: Tensor, real: Tensor) -> tuple[float, float, ManifoldScores
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [noisy, blurred, compressed])
 def test_a_harm_to_every_image_raises_the_distances_and_costs_precision(
     sets: Sets, harm: Callable[[Image.Image], Image.Image]
@@ -90,6 +91,7 @@ def test_a_harm_to_every_image_raises_the_distances_and_costs_precision(
     assert after[2].density < 0.7 * before[2].density
 
 
+@pytest.mark.slow
 def test_mode_collapse_raises_the_distances_and_costs_recall_and_coverage_alone(sets: Sets) -> None:
     before = scores(sets.good, sets.real)
     after = scores(sets.network(images_of(["Pond"] * COUNT, 2000)), sets.real)
@@ -101,6 +103,7 @@ def test_mode_collapse_raises_the_distances_and_costs_recall_and_coverage_alone(
     assert after[2].precision > before[2].precision - 0.1
 
 
+@pytest.mark.slow
 def test_wrong_captions_cost_scene_accuracy_and_nothing_that_is_blind_to_them(sets: Sets) -> None:
     classes = class_names(NAMES)
     right = label_numbers(LABELS, classes)
@@ -120,6 +123,7 @@ def test_wrong_captions_cost_scene_accuracy_and_nothing_that_is_blind_to_them(se
     assert accuracy["wrong"] < 0.1
 
 
+@pytest.mark.slow
 def test_wrong_captions_cost_the_clip_score_its_lift(sets: Sets) -> None:
     # The captions' embeddings stand for a perfect text encoder: they lie where the pictures do.
     texts = sets.good - sets.good.mean(0)
@@ -132,6 +136,7 @@ def test_wrong_captions_cost_the_clip_score_its_lift(sets: Sets) -> None:
     assert wrong.metrics()["clip_lift"] < 0.1
 
 
+@pytest.mark.slow
 def test_the_distances_on_features_of_images_are_those_of_torchmetrics(sets: Sets) -> None:
     fid = pytest.importorskip("torchmetrics.image.fid")
     kid = pytest.importorskip("torchmetrics.image.kid")

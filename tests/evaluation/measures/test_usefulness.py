@@ -32,6 +32,7 @@ def faithful() -> Usefulness:
     return measured(clouds(600, 2))
 
 
+@pytest.mark.slow
 def test_good_images_help_most_where_real_ones_are_fewest(faithful: Usefulness) -> None:
     found = faithful.metrics()
     gains = [found[f"usefulness/{BOTH}/{size}"] - found[f"usefulness/{REAL}/{size}"] for size in SIZES]
