@@ -18,27 +18,17 @@ import time
 import urllib.request
 from typing import Any
 
+import torch
 from playwright.sync_api import Page, sync_playwright
+
+from satcascade.io.tables import markdown_table
+from threads import picture_seconds
 
 CAPTIONS = (
     "calm blue water of a lake with a curved shore",
     "a viaduct is combined with a ring-shaped road",
     "rows of dense buildings with grey roofs",
 )
-
-ALONE = """
-import statistics, sys, time
-from satcascade.zoo import load_pipeline
-
-pipeline = load_pipeline(sys.argv[1])
-pipeline.set_progress_bar_config(disable=True)
-seconds = []
-for draw in range(int(sys.argv[2]) + 1):
-    start = time.perf_counter()
-    pipeline(sys.argv[3], seeds=[draw])
-    seconds.append(time.perf_counter() - start)
-print(statistics.median(seconds[1:]))
-"""
 
 # Resolves when the status line has changed from what it was and says that the picture is there.
 PRESS = """() => new Promise(resolve => {
@@ -55,12 +45,6 @@ PRESS = """() => new Promise(resolve => {
     observer.observe(line, {subtree: true, childList: true, characterData: true});
     document.querySelector("#draw-start").click();
 })"""
-
-
-def alone(model: str, draws: int) -> float:
-    """Median seconds of a picture in a process of its own."""
-    command = [sys.executable, "-c", ALONE, model, str(draws), CAPTIONS[0]]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def draw(page: Page, number: int) -> float:
@@ -92,7 +76,7 @@ def main() -> None:
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--draws", type=int, default=5)
     arguments = parser.parse_args()
-    baseline = alone(arguments.model, arguments.draws)
+    baseline = picture_seconds(arguments.model, arguments.draws, torch.get_num_threads(), beside=False)
 
     command = [sys.executable, "-m", "satcascade", "web", "--port", "0", "--no-open"]
     started = time.perf_counter()
@@ -117,7 +101,6 @@ def main() -> None:
         server.terminate()
         server.wait()
 
-    print(f"{'':<38} {'seconds':>8} {'ratio':>6}")
     rows = {
         "the pipeline alone": baseline,
         "first picture in the page": seconds[0],
@@ -125,8 +108,8 @@ def main() -> None:
         "longest of ten answers while it draws": answer,
         "start of the command to the page": up,
     }
-    for name, value in rows.items():
-        print(f"{name:<38} {value:8.2f} {value / baseline:6.2f}")
+    cells = [[name, f"{value:.2f}", f"{value / baseline:.2f}"] for name, value in rows.items()]
+    print(markdown_table([["", "seconds", "ratio"], *cells]), end="")
 
 
 if __name__ == "__main__":

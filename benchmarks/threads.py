@@ -14,25 +14,26 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from pathlib import Path
 
+from satcascade.io.tables import markdown_table
+
+# Of a process of its own; its first argument is this folder.
 PROGRAM = """
-import statistics, sys, threading, time
+import sys, threading
+sys.path.insert(0, sys.argv[1])
 import torch
+from sampling_speed import median_seconds
 from satcascade.zoo import load_pipeline
 
-model, runs, threads, beside = sys.argv[1], *map(int, sys.argv[2:])
+model, runs, threads, beside = sys.argv[2], *map(int, sys.argv[3:])
 torch.set_num_threads(threads)
 
 
 def sample():
     pipeline = load_pipeline(model)
     pipeline.set_progress_bar_config(disable=True)
-    seconds = []
-    for run in range(runs + 1):
-        start = time.perf_counter()
-        pipeline("a lake with a curved shore", seeds=[run])
-        seconds.append(time.perf_counter() - start)
-    print(statistics.median(seconds[1:]))
+    print(median_seconds(lambda: pipeline("a lake with a curved shore", seeds=[0]), runs))
 
 
 if beside:
@@ -45,10 +46,24 @@ else:
 """
 
 ROWS = {
-    "one thread": (1, 0),
-    "two threads": (2, 0),
-    "two threads, another has computed": (2, 1),
+    "one thread": (1, False),
+    "two threads": (2, False),
+    "two threads, another has computed": (2, True),
 }
+
+
+def picture_seconds(model: str, runs: int, threads: int, beside: bool) -> float:
+    """Median seconds of a picture in a process of its own.
+
+    Args:
+        model: a model folder, or the built-in model's name.
+        runs: pictures that are counted.
+        threads: that it computes on.
+        beside: sample in a second thread, when the first has computed.
+    """
+    arguments = [str(Path(__file__).parent), model, str(runs), str(threads), str(int(beside))]
+    command = [sys.executable, "-c", PROGRAM, *arguments]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
@@ -63,13 +78,10 @@ def main() -> None:
     seconds: dict[str, float] = {}
     for _ in range(arguments.rounds):
         for name, (threads, beside) in ROWS.items():
-            command = [sys.executable, "-c", PROGRAM, arguments.model, str(arguments.runs)]
-            command += [str(threads), str(beside)]
-            value = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            value = picture_seconds(arguments.model, arguments.runs, threads, beside)
             seconds[name] = min(value, seconds.get(name, value))
-    print(f"{'seconds a picture':<36} {'seconds':>8} {'ratio':>6}")
-    for name, value in seconds.items():
-        print(f"{name:<36} {value:8.2f} {value / seconds['one thread']:6.2f}")
+    rows = [[name, f"{value:.2f}", f"{value / seconds['one thread']:.2f}"] for name, value in seconds.items()]
+    print(markdown_table([["seconds a picture", "seconds", "ratio"], *rows]), end="")
 
 
 if __name__ == "__main__":
