@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from attainable import operations
 from satcascade.data.prepared import PreparedDataset
 from satcascade.data.views import to_float
 from satcascade.evaluation.measures.distances import frechet
@@ -63,13 +63,8 @@ class Coder:
 
     def operations(self, image: Tensor) -> tuple[float, float]:
         """GFLOP of encoding and of decoding one image."""
-        found = []
-        work = image
-        for step in (self.encode, self.decode):
-            with FlopCounterMode(display=False) as counter:
-                work = step(work)
-            found.append(counter.get_total_flops() / 1e9)
-        return found[0], found[1]
+        encoded = self.encode(image)
+        return operations(lambda: self.encode(image)) / 1e9, operations(lambda: self.decode(encoded)) / 1e9
 
 
 class Reconstructed(Sequence[Image.Image]):

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from attainable import operations
 from satcascade.config.preset import load_preset
 from satcascade.hardware.precision import autocast, bf16_is_fast
 from satcascade.models.registry import build_model
@@ -88,9 +88,7 @@ class Shape:
 
     def operations(self) -> float:
         """Floating-point operations (two a multiplication) of a guided step of one image."""
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            self.unet(*self.inputs(2, self.side["sampling"]))
-        return float(counter.get_total_flops())
+        return operations(lambda: self.unet(*self.inputs(2, self.side["sampling"])))
 
     def time(self, name: str, run: Callable[[], object]) -> None:
         """Run once and keep the seconds."""

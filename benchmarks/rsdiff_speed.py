@@ -25,9 +25,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
+from attainable import attainable, operations
 from satcascade.config.preset import load_preset
 from satcascade.diffusion.guidance import guide
 from satcascade.diffusion.process import cosine_log_snr, linear_log_snr
@@ -141,37 +140,13 @@ def random_network(stage: str) -> Any:
 
 def multiplications(stage: str) -> float:
     """Floating-point operations (two a multiplication) of a guided step, batch 1."""
-    with torch.device("meta"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.device("meta"), torch.no_grad():
         unet: Any = build_model(getattr(load_preset("rsdiff1.5"), stage).model)
         size, both = unet.config.sample_size, 2
         text = unet.encode_text(torch.empty(both, TOKENS, 768), torch.ones(both, TOKENS, dtype=torch.bool))
         image, level = torch.empty(both, 3, size, size), torch.empty(both)
         low_res = (image, level) if unet.config.low_res else ()
-        with FlopCounterMode(display=False) as counter:
-            unet(image, level, text, *low_res)
-    return float(counter.get_total_flops())
-
-
-def attainable(dtype: torch.dtype, device: str, clock: Callable[[], float]) -> tuple[float, float]:
-    """Operations a second of a 3x3 convolution (256 channels at 64x64) and of a large matrix product."""
-    convolution = nn.Conv2d(256, 256, 3, padding=1, device=device, dtype=dtype)
-    convolution = convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    image = torch.randn(2, 256, 64, 64, device=device).to(dtype, memory_format=torch.channels_last)
-    left, right = (torch.randn(shape, device=device, dtype=dtype) for shape in ((4096, 1024), (1024, 1024)))
-    rates = []
-    for run, work in (
-        (lambda: convolution(image), 2 * 2 * 64 * 64 * 256 * 256 * 9),
-        (lambda: left @ right, 2 * 4096 * 1024 * 1024),
-    ):
-        seconds = []
-        for _ in range(40):
-            start = clock()
-            run()
-            if device.startswith("cuda"):
-                torch.cuda.synchronize()
-            seconds.append(clock() - start)
-        rates.append(work / min(seconds))
-    return rates[0], rates[1]
+        return operations(lambda: unet(image, level, text, *low_res))
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

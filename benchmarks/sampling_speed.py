@@ -3,7 +3,9 @@
     python benchmarks/sampling_speed.py [--model builtin] [--threads 2]
 
 Every figure is the median of several runs in this process, after one that is not counted; "start to
-picture" is a whole ``satcascade sample`` process with an empty output folder, as a user starts it.
+picture" is a whole ``satcascade sample`` process with an empty output folder, as a user starts it. The second
+table tells what a picture's parts compute (operations, two a multiplication), and how much of the rate of a
+large 3x3 convolution in the same run they reach: "base" is the picture less its text and its decoding.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from collections.abc import Callable
 
 import torch
 
+from attainable import attainable, operations
 from satcascade.hardware.precision import autocast, bf16_is_fast
+from satcascade.io.tables import markdown_table
 from satcascade.pipelines.cascade import CascadePipeline
 from satcascade.zoo import load_pipeline
 
@@ -48,12 +52,38 @@ def guided_step(pipeline: CascadePipeline, precision: str, runs: int) -> float:
         return median_seconds(lambda: unet(x, log_snr, condition), runs)
 
 
-def decoding(pipeline: CascadePipeline, runs: int) -> float:
-    """Seconds of the way from one image's latents to its pixels."""
+def decoding(pipeline: CascadePipeline) -> Callable[[], object]:
+    """The way from one image's latents to its pixels."""
     codec, size = pipeline.codec("base"), pipeline.unet.config.sample_size
     latents = torch.randn(1, codec.channels, size, size)
-    with torch.inference_mode():
-        return median_seconds(lambda: codec.decode(latents), runs)
+    return torch.inference_mode()(lambda: codec.decode(latents))
+
+
+def parts(pipeline: CascadePipeline, picture: float, limit: float, runs: int) -> list[list[str]]:
+    """Rows of the second table, for a model of one stage.
+
+    Args:
+        pipeline: the model.
+        picture: seconds of a whole picture.
+        limit: operations a second that can be reached.
+        runs: of each part.
+    """
+    work, seconds = {}, {}
+    for name, run in (("text", lambda: pipeline.encode([CAPTION])), ("decoding", decoding(pipeline))):
+        work[name], seconds[name] = operations(run), median_seconds(run, runs)
+    whole = operations(lambda: pipeline([CAPTION], seeds=[0]))
+    work["base"], seconds["base"] = whole - sum(work.values()), picture - sum(seconds.values())
+    work["a picture"], seconds["a picture"] = whole, picture
+    return [
+        [
+            name,
+            f"{work[name] / 1e9:.1f}",
+            f"{seconds[name]:.3f}",
+            f"{work[name] / seconds[name] / 1e9:.0f}",
+            f"{work[name] / seconds[name] / limit:.0%}",
+        ]
+        for name in ("text", "base", "decoding", "a picture")
+    ]
 
 
 def start_to_picture(model: str, precision: str, runs: int) -> float:
@@ -83,6 +113,7 @@ def main() -> None:
     )
     precisions = ["float32"] + (["bfloat16"] if bf16_is_fast("cpu") else [])
     rows: dict[str, list[float]] = {}
+    tables: list[str] = []
     for precision in precisions:
         pipeline = load_pipeline(arguments.model, device="cpu", precision=precision)
         pipeline.set_progress_bar_config(disable=True)
@@ -98,16 +129,22 @@ def main() -> None:
         step = guided_step(pipeline, precision, 2 * arguments.runs)
         rows.setdefault("one guided base step", []).append(step)
         if pipeline.vae is not None:
-            rows.setdefault("decoding one image", []).append(decoding(pipeline, 2 * arguments.runs))
+            seconds = median_seconds(decoding(pipeline), 2 * arguments.runs)
+            rows.setdefault("decoding one image", []).append(seconds)
+        if "sr" not in pipeline.stage_names:
+            limit, _ = attainable(getattr(torch, precision), "cpu")
+            found = parts(pipeline, rows["one image"][-1], limit, 2 * arguments.runs)
+            head = [precision, "GFLOP", "s", "GFLOP/s", f"of {limit / 1e9:.0f} GFLOP/s"]
+            tables.append(markdown_table([head, *found]))
         whole = start_to_picture(arguments.model, precision, min(3, arguments.runs))
         rows.setdefault("start to picture (process)", []).append(whole)
     print(f"{'seconds':30s}" + "".join(f"{precision:>10s}" for precision in precisions) + "     ratio")
-    for name, seconds in rows.items():
+    for name, values in rows.items():
         print(
-            f"{name:30s}"
-            + "".join(f"{value:10.3f}" for value in seconds)
-            + f"{seconds[0] / seconds[-1]:10.2f}"
+            f"{name:30s}" + "".join(f"{value:10.3f}" for value in values) + f"{values[0] / values[-1]:10.2f}"
         )
+    for table in tables:
+        print(f"\n{table}")
 
 
 if __name__ == "__main__":
