@@ -1,10 +1,12 @@
 """Guidance and thresholding, whatever the numbers."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satcascade.diffusion.guidance import dynamic_threshold, guide
+from satcascade.diffusion.guidance import Guidance, dynamic_threshold, guide
+from satcascade.errors import UsageError
 
 
 def images(seed: int, count: int = 2) -> torch.Tensor:
@@ -47,3 +49,18 @@ def test_dynamic_threshold_keeps_images_in_range(seed, scale):
     assert result.abs().max() <= 1 + 1e-9
     inside = x0.clamp(-1, 1)
     torch.testing.assert_close(dynamic_threshold(inside), inside)
+
+
+@given(st.floats(0, 10), st.floats(-12, 12), st.floats(-12, 12), st.floats(0, 24))
+def test_guidance_applies_within_its_interval_and_where_it_does_something(scale, log_snr, low, width):
+    everywhere, within = Guidance(scale), Guidance(scale, interval=(low, low + width))
+    assert everywhere.applies(log_snr) == (scale != 1)
+    assert within.applies(log_snr) == (scale != 1 and low <= log_snr <= low + width)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"scale": -0.5}, {"scale": float("nan")}, {"rescale": 1.5}, {"rescale": -1.0}]
+)
+def test_guidance_out_of_range_is_refused(settings):
+    with pytest.raises(UsageError, match="guidance"):
+        Guidance(**settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from satcascade.diffusion.guidance import Guidance
 from satcascade.diffusion.process import add_noise, alpha_sigma
 from satcascade.diffusion.schedulers import make_scheduler
 from satcascade.diffusion.solvers import SOLVERS
@@ -19,10 +20,7 @@ def stage_of(name: str, steps: int) -> SamplingStage:
         "base",
         tiny_unet(0),
         PIXELS,
-        Sampler(make_scheduler(name), steps, 1.0),
-        guidance_interval=None,
-        projected_guidance=False,
-        guidance_rescale=0.0,
+        Sampler(make_scheduler(name), steps, Guidance()),
         clip_x0=True,
         low_res_log_snr=3.0,
         device=torch.device("cpu"),

@@ -2,8 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+from satcascade.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Classifier-free guidance of a stage: how strong, of which kind, and at which noise levels.
+
+    Attributes:
+        scale: 1 is none.
+        projected: as :func:`guide` takes it.
+        rescale: as :func:`guide` takes it, in [0, 1].
+        interval: lowest and highest log-SNR at which it applies (Kynkaanniemi et al. 2024); None is all.
+
+    Raises:
+        UsageError: a number is out of range.
+    """
+
+    scale: float = 1.0
+    projected: bool = False
+    rescale: float = 0.0
+    interval: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.scale >= 0:
+            raise UsageError(
+                f"guidance scale {self.scale} is negative: 1 is none, larger follows the caption more"
+            )
+        if not 0 <= self.rescale <= 1:
+            raise UsageError(f"guidance_rescale {self.rescale} is out of range: 0 is none, 1 all of it")
+
+    def applies(self, log_snr: float) -> bool:
+        """Whether there is any at a noise level."""
+        return self.scale != 1 and (self.interval is None or self.interval[0] <= log_snr <= self.interval[1])
+
+    def __call__(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
+        """The guided prediction (B, C, H, W)."""
+        return guide(conditional, unconditional, self.scale, self.projected, self.rescale)
 
 
 def guide(

@@ -45,7 +45,7 @@ def sampling_settings(
             "scheduler": type(scheduler).__name__,
             "scheduler_config": _config_hash(scheduler),
             "steps": steps,
-            "guidance": guidance,
+            "guidance": guidance.scale,
         }
 
     settings: dict[str, Any] = {"base": stage("base")}

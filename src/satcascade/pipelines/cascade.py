@@ -17,6 +17,7 @@ import satcascade.models.compact_unet
 import satcascade.models.rsdiff_unet
 import satcascade.rsdiff_scheduler  # noqa: F401
 from satcascade.config.stage_settings import StageName, StageSettings
+from satcascade.diffusion.guidance import Guidance
 from satcascade.diffusion.schedulers import swap_scheduler
 from satcascade.errors import SatcascadeError, UsageError
 from satcascade.hardware.precision import autocast, compute_dtype
@@ -343,9 +344,6 @@ class CascadePipeline(ScenePipeline):
                 self.unet if name == "base" else self.sr_unet,
                 self.codec(name),
                 self.sampler(name, settings.get(name)),
-                guidance_interval=config.guidance_interval,
-                projected_guidance=config.projected_guidance,
-                guidance_rescale=config.guidance_rescale,
                 clip_x0=config.clip_x0,
                 low_res_log_snr=config.low_res_log_snr,
                 device=self._execution_device,
@@ -357,14 +355,19 @@ class CascadePipeline(ScenePipeline):
         """How a stage samples; what ``settings`` leave out is the model's own.
 
         Raises:
-            UsageError: no scheduler goes by the name in ``settings``.
+            UsageError: no scheduler goes by the name in ``settings``, or the guidance is out of range.
         """
         settings, config = settings or StageSettings(), self.config
         scheduler = self.scheduler if stage == "base" else self.sr_scheduler
         return Sampler(
             scheduler if settings.scheduler is None else swap_scheduler(scheduler, settings.scheduler),
             config[f"{stage}_steps"] if settings.steps is None else settings.steps,
-            config[f"{stage}_guidance"] if settings.guidance is None else settings.guidance,
+            Guidance(
+                config[f"{stage}_guidance"] if settings.guidance is None else settings.guidance,
+                config.projected_guidance,
+                config.guidance_rescale,
+                config.guidance_interval,
+            ),
         )
 
     def _diffuse(

@@ -9,7 +9,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from satcascade.diffusion.guidance import dynamic_threshold, guide
+from satcascade.diffusion.guidance import dynamic_threshold
 from satcascade.diffusion.process import Prediction, from_x0, to_x0
 from satcascade.errors import SatcascadeError
 from satcascade.hardware.precision import autocast
@@ -79,7 +79,7 @@ def predict(stage: SamplingStage, condition: Condition, x_t: Tensor, log_snr: Te
     else:
         conditional = network(x_t, log_snr, **condition.captioned()).float()
         unconditional = network(x_t, log_snr, **condition.null()).float()
-    return guide(conditional, unconditional, stage.guidance, stage.projected_guidance, stage.guidance_rescale)
+    return stage.guidance(conditional, unconditional)
 
 
 def convert(

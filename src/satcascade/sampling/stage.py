@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor
 
 from satcascade.config.stage_settings import StageName
+from satcascade.diffusion.guidance import Guidance
 from satcascade.diffusion.rsdiff_scheduler import RSDiffScheduler
 from satcascade.diffusion.schedulers import check_scheduler, set_steps
-from satcascade.errors import UsageError
 from satcascade.models.codec import Codec
 from satcascade.models.denoiser import Denoiser
 
@@ -29,12 +28,12 @@ class Sampler(NamedTuple):
     Attributes:
         scheduler: on the stage's noise schedule.
         steps: of the scheduler, which may call the network several times in each.
-        guidance: classifier-free guidance scale; 1 is none.
+        guidance: by the caption.
     """
 
     scheduler: Any
     steps: int
-    guidance: float
+    guidance: Guidance
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,7 @@ class SamplingStage:
         codec: what stands between images and what it diffuses.
         scheduler: set to ``steps``, and used by this stage alone.
         steps: the network calls, in order.
-        guidance: classifier-free guidance scale; 1 is none.
-        projected_guidance: drop the part of the guidance parallel to the conditional prediction.
-        guidance_rescale: in [0, 1], how far guided predictions are brought back to the deviation of
-            conditional ones.
+        guidance: by the caption.
         clip_x0: how the estimate of the clean image is bounded at every step.
         low_res_log_snr: noise level to which a low-resolution image is taken.
     """
@@ -75,9 +71,7 @@ class SamplingStage:
     codec: Codec
     scheduler: Any
     steps: list[Step]
-    guidance: float
-    projected_guidance: bool
-    guidance_rescale: float
+    guidance: Guidance
     clip_x0: Clipping
     low_res_log_snr: float
 
@@ -99,9 +93,6 @@ def prepare_stage(
     codec: Codec,
     sampler: Sampler,
     *,
-    guidance_interval: tuple[float, float] | None,
-    projected_guidance: bool,
-    guidance_rescale: float,
     clip_x0: Clipping,
     low_res_log_snr: float,
     device: torch.device,
@@ -109,17 +100,12 @@ def prepare_stage(
     """Set a stage to its steps.
 
     The arguments are what :class:`SamplingStage` says of them, but for these: the stage has a copy of the
-    scheduler of ``sampler``; guidance applies in ``guidance_interval``, a range (lowest, highest) of log-SNR,
-    or everywhere; ``device`` is where the networks run.
+    scheduler of ``sampler``; ``device`` is where the networks run.
 
     Raises:
-        UsageError: an argument is out of range, or the scheduler does not fit.
+        UsageError: the scheduler does not fit.
     """
     scheduler, steps, guidance = sampler
-    if not guidance >= 0:
-        raise UsageError(f"guidance scale {guidance} is negative: 1 is none, larger follows the caption more")
-    if not 0 <= guidance_rescale <= 1:
-        raise UsageError(f"guidance_rescale {guidance_rescale} is out of range: 0 is none, 1 all of it")
     check_scheduler(scheduler, denoiser.prediction_type)
     # Setting its steps gives the copy a state of its own: both stages, or two threads, may share one.
     own = copy.copy(scheduler)
@@ -127,7 +113,6 @@ def prepare_stage(
         # Some schedulers take no clean image, all take v.
         own.register_to_config(prediction_type="v_prediction")
     log_snrs = set_steps(own, steps, device).tolist()
-    low, high = guidance_interval or (-math.inf, math.inf)
     # RSDiff's scheduler does it itself, and at its first step, where alpha is 4e-8, a clean image would not
     # survive as a prediction. Latents have no bounds.
     bounded = codec.bounded and not isinstance(own, RSDiffScheduler)
@@ -137,12 +122,10 @@ def prepare_stage(
         codec=codec,
         scheduler=own,
         steps=[
-            Step(timestep, level, guidance != 1 and low <= level <= high)
+            Step(timestep, level, guidance.applies(level))
             for timestep, level in zip(own.timesteps, log_snrs, strict=True)
         ],
         guidance=guidance,
-        projected_guidance=projected_guidance,
-        guidance_rescale=guidance_rescale,
         clip_x0=clip_x0 if bounded else False,
         low_res_log_snr=low_res_log_snr,
     )

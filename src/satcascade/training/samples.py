@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from satcascade.config.preset import Preset, StageName
 from satcascade.data.prepared import PreparedDataset
 from satcascade.data.views import to_float
+from satcascade.diffusion.guidance import Guidance
 from satcascade.errors import UsageError
 from satcascade.hardware.precision import autocast
 from satcascade.models.codec import PIXELS, Codec
@@ -96,15 +97,15 @@ def draw(
     """
     sampling, own = settings.sampling, settings.sampling.sr if stage == "sr" else settings.sampling.base
     assert own is not None
+    guidance = Guidance(
+        own.guidance, sampling.projected_guidance, sampling.guidance_rescale, sampling.guidance_interval
+    )
     device = next(model.parameters()).device
     ready = prepare_stage(
         stage,
         model,
         codec,
-        Sampler(preset_scheduler(own, model), own.steps, own.guidance),
-        guidance_interval=sampling.guidance_interval,
-        projected_guidance=sampling.projected_guidance,
-        guidance_rescale=sampling.guidance_rescale,
+        Sampler(preset_scheduler(own, model), own.steps, guidance),
         clip_x0=sampling.clip_x0,
         low_res_log_snr=LOW_RES_LOG_SNR if sampling.low_res_log_snr is None else sampling.low_res_log_snr,
         device=device,

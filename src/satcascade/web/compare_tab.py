@@ -23,7 +23,7 @@ MOST_CELLS = 24
 
 def compare_tab(backend: Backend) -> None:
     """Lay the tab out."""
-    own = backend.pipeline.sampler("base").guidance
+    own = backend.pipeline.sampler("base").guidance.scale
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=300):
             caption = caption_box("compare")

@@ -84,7 +84,7 @@ class StageControls:
         self._own = {name: backend.pipeline.sampler(name) for name in self._stages}
         self.components: list[Any] = []
         for name in self._stages:
-            _, steps, scale = self._own[name]
+            _, steps, own = self._own[name]
             what = "" if name == "base" else " of super-resolution"
             most = max(_MOST_STEPS, steps)
             self.components.append(
@@ -94,8 +94,8 @@ class StageControls:
                 self.components.append(
                     gr.Slider(
                         0,
-                        max(_MOST_GUIDANCE, scale),
-                        scale,
+                        max(_MOST_GUIDANCE, own.scale),
+                        own.scale,
                         step=0.1,
                         label=f"Guidance{what}",
                         info="1 is none; more follows the caption more closely" if name == "base" else None,
@@ -125,7 +125,7 @@ class StageControls:
             guidance = next(left) if self._guided or name != "base" else None
             stages[name] = StageSettings(
                 None if steps == own.steps else steps,
-                None if guidance in (None, own.guidance) else float(guidance),
+                None if guidance in (None, own.guidance.scale) else float(guidance),
                 solver or None,
             )
         return stages
