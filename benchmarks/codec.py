@@ -168,9 +168,9 @@ def main() -> None:
             task = display.task(coder.name, len(chosen))
             features = network(Reconstructed(dataset, rows[chosen], coder), task.advance)
             milliseconds = [f"{1000 * statistics.median(seconds):.0f}" for seconds in coder.seconds]
-            operations = [f"{value:.2f}" for value in coder.operations(image)]
+            work = [f"{value:.2f}" for value in coder.operations(image)]
             quality = [f"{statistics.mean(coder.ratios):.2f}", f"{frechet(features, reference):.1f}"]
-            table.append([coder.name, *milliseconds, *operations, f"{coder.parameters * 2e-6:.2f}", *quality])
+            table.append([coder.name, *milliseconds, *work, f"{coder.parameters * 2e-6:.2f}", *quality])
     print(f"{len(chosen)} images of {arguments.split} against {len(reference)} of {arguments.against}\n")
     print(markdown_table(table))
 
