@@ -27,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # What an installation has to have beside modules.
 DATA = ("builtin", "presets", "evaluation/report/templates", "py.typed")
-CAPTION = "a river winds through dense forest"
+CAPTION = "a curved river with many green trees on both sides"
 
 
 def data_files() -> set[str]:

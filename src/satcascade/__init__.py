@@ -2,7 +2,7 @@
 
 >>> from satcascade import load_pipeline
 >>> pipe = load_pipeline("builtin")
->>> pipe("a river winds through dense forest", seeds=[0]).images[0].save("river.png")
+>>> pipe("a curved river with many green trees on both sides", seeds=[0]).images[0].save("river.png")
 """
 
 from __future__ import annotations

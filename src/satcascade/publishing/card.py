@@ -126,7 +126,7 @@ Text to satellite image: a diffusion pipeline of `satcascade`. Its pictures show
 from satcascade import load_pipeline
 
 pipe = load_pipeline("{repository}")
-pipe("a river winds through dense forest", seeds=[0]).images[0].save("river.png")
+pipe("a curved river with many green trees on both sides", seeds=[0]).images[0].save("river.png")
 ```
 """
 

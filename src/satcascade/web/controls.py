@@ -15,12 +15,12 @@ from satcascade.web.backend import Backend
 from satcascade.web.pictures import LONGEST_CAPTION, Stages
 
 EXAMPLES = (
-    "a river winds through dense forest",
-    "rows of dense buildings with grey roofs",
-    "calm blue water of a lake with a curved shore",
-    "a river like a dark pattern on the desert",
-    "many green and yellow fields side by side",
-    "white waves beside a beach",
+    "a curved river with many green trees on both sides",
+    "many storage tanks are near a river",
+    "a large pond surrounded by green trees and meadow",
+    "many pieces of farmland are together",
+    "a viaduct with many cars near green trees",
+    "many houses arranged neatly are in a medium residential area",
 )
 # The page's seeds have a length that people can read and type.
 _SEEDS = 1_000_000
