@@ -184,8 +184,10 @@ def test_the_keyboard_alone_draws(visit: Visit) -> None:
 
 @pytest.mark.slow
 def test_an_example_fills_in_the_caption(visit: Visit) -> None:
-    visit.page.get_by_role("button", name="white waves beside a beach").first.click()
-    expect(visit.page.locator("#draw-caption textarea")).to_have_value("white waves beside a beach")
+    from satcascade.web.controls import EXAMPLES
+
+    visit.page.get_by_role("button", name=EXAMPLES[-1]).first.click()
+    expect(visit.page.locator("#draw-caption textarea")).to_have_value(EXAMPLES[-1])
 
 
 @pytest.mark.slow
