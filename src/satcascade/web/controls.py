@@ -20,7 +20,7 @@ EXAMPLES = (
     "a large pond surrounded by green trees and meadow",
     "many pieces of farmland are together",
     "a viaduct with many cars near green trees",
-    "many houses arranged neatly are in a medium residential area",
+    "many cars are parked in a parking lot",
 )
 # The page's seeds have a length that people can read and type.
 _SEEDS = 1_000_000
